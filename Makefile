@@ -1,0 +1,43 @@
+# Each target does its own set-up: Python 3.11 or newer and make are all that a machine needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN_DIR ?= runs/demo
+
+.PHONY: help demo test test-all lint format figures clean
+help:
+	@echo "make demo      train ACmix and its two controls on embedded handwriting, draw what they learned"
+	@echo "make test      the test suite"
+	@echo "make test-all  the test suite and its slow, full-depth part"
+	@echo "make lint      ruff, ruff format, mypy --strict"
+	@echo "make figures   draw the figures of docs/ and README.md again"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/acmix demo --output $(RUN_DIR)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m ''
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(STAMP)
+	$(BIN)/python scripts/draw_idea.py
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

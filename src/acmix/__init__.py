@@ -1,0 +1,1 @@
+"""ACmix: self-attention and convolution in one operator."""
