@@ -1,0 +1,5 @@
+"""The layers."""
+
+from acmix.nn.acmix import ACmix, ACmixPaths
+
+__all__ = ["ACmix", "ACmixPaths"]

@@ -1,0 +1,238 @@
+"""The ACmix layer over neighbourhood attention."""
+
+import warnings
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acmix.functional import convolution_path, local_attention, local_attention_weights
+from acmix.nn.authors_keys import translate_authors_keys
+from acmix.nn.position import coordinate_grid
+from acmix.nn.shift import ShiftKernels
+from acmix.ops.checks import check_positive, check_window
+
+__all__ = ["PATHS", "ACmix", "ACmixPaths"]
+
+Paths = Literal["both", "attention", "convolution"]
+PATHS: tuple[str, ...] = ("both", "attention", "convolution")
+
+# Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
+_WIDEST_USUAL_WINDOW = 31
+
+
+class ACmixPaths(NamedTuple):
+    """What the two paths contribute to the output, [B, C, H', W'] each and rates included; None for a dropped path."""
+
+    attention: Tensor | None
+    convolution: Tensor | None
+
+
+class _Projected(NamedTuple):
+    """Stage I: all pieces [B, D, 3N, H, W] and their parts [B, N, D, H, W], views of one tensor."""
+
+    pieces: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class ACmix(nn.Module):
+    """Self-attention and convolution on one set of projections: `alpha * attention + beta * convolution` (Eq. 13).
+
+    Stands where a k x k convolution stood: [B, C_in, H, W] -> [B, C_out, ceil(H / s), ceil(W / s)], any H, W >= 1, any
+    floating-point dtype, any device. An unbatched [C_in, H, W] works as with `torch.nn.Conv2d`.
+
+    Loads the authors' state dicts (`conv1` ... `rate2`) as well as its own. As in their code, attention channel
+    `n * D + c` and convolution channel `c * N + n` are added as they stand.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels C of the output, a multiple of `num_heads`.
+        kernel_att: side K of the attention window, odd.
+        num_heads: heads N.
+        kernel_conv: side k of the convolution path's kernels, odd.
+        stride: stride s of both paths. The projections run at the input's size.
+        dilation: spreads the attention window and the shift kernels.
+        bias: whether the three projections have a bias.
+        position: whether the keys get a position code, a 1x1 projection of a coordinate grid. The projection's bias is
+            the authors' and has no effect: it drops out of the softmax, its gradient is zero.
+        position_step: None for the authors' grid from -1 to 1, which depends on the map's size; a number for a fixed
+            distance between neighbouring pixels, which does not: crops then see what the whole map sees.
+        conv_bias: whether the convolution path has a bias; the authors' has none.
+        paths: "both", or "attention" or "convolution" alone; the other path and its rate are then dropped.
+        impl: backend of both paths, see `acmix.functional.local_attention`.
+        device: where the parameters are made.
+        dtype: dtype of the parameters.
+
+    Attributes:
+        alpha: rate of the attention path, parameter of shape (1,), 0.5 at the start; None where the path is dropped.
+        beta: rate of the convolution path, likewise.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> ACmix(64, 64)(torch.randn(1, 64, 56, 56)).shape
+        torch.Size([1, 64, 56, 56])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_att: int = 7,
+        num_heads: int = 4,
+        kernel_conv: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        bias: bool = True,
+        position: bool = True,
+        position_step: float | None = None,
+        conv_bias: bool = False,
+        paths: Paths = "both",
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_window("ACmix", "kernel_att", kernel_att)
+        check_window("ACmix", "kernel_conv", kernel_conv)
+        check_positive("ACmix", in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
+        check_positive("ACmix", stride=stride, dilation=dilation)
+        if out_channels % num_heads:
+            raise ValueError(f"ACmix: out_channels={out_channels} is no multiple of num_heads={num_heads}; change one.")
+        if paths not in PATHS:
+            raise ValueError(f"ACmix: paths={paths!r}, expected one of {PATHS}.")
+        if kernel_att > _WIDEST_USUAL_WINDOW and kernel_att in (in_channels, out_channels):
+            message = f"ACmix: kernel_att={kernel_att} is a channel count; the third argument is the window's side."
+            warnings.warn(message, stacklevel=2)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_att, self.kernel_conv = kernel_att, kernel_conv
+        self.num_heads, self.head_width = num_heads, out_channels // num_heads
+        self.stride, self.dilation = stride, dilation
+        self.position_step, self.paths, self.impl = position_step, paths, impl
+        made = {"device": device, "dtype": dtype}
+        self.query = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
+        self.key = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
+        self.value = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
+        self.alpha: nn.Parameter | None = None
+        self.beta: nn.Parameter | None = None
+        self.position: nn.Conv2d | None = None
+        if paths != "convolution":
+            self.alpha = nn.Parameter(torch.empty(1, **made))
+            self.position = nn.Conv2d(2, self.head_width, 1, **made) if position else None
+        if paths != "attention":
+            self.beta = nn.Parameter(torch.empty(1, **made))
+            self.fc = nn.Conv2d(3 * num_heads, kernel_conv**2, 1, bias=False, **made)
+            self.shift = ShiftKernels(out_channels, kernel_conv, conv_bias, **made)
+        self.register_load_state_dict_pre_hook(_translate)
+        self._reset_rates()
+
+    @torch.no_grad()
+    def _reset_rates(self) -> None:
+        for rate in (self.alpha, self.beta):
+            if rate is not None:
+                rate.fill_(0.5)
+
+    def reset_parameters(self) -> None:
+        """Projections as `nn.Conv2d` starts them, shift kernels as shifts, both rates 0.5."""
+        for child in self.children():
+            child.reset_parameters()  # type: ignore[operator]  # every child of this layer has the method
+        self._reset_rates()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] or [C_in, H, W] -> [B, C, H', W'] or [C, H', W']; the memory format follows the input."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        projected = self._project(x)
+        convolution = self._convolve(projected)
+        attention = self._attend(projected)
+        if attention is None or self.alpha is None:
+            return _present(convolution)
+        alpha = self.alpha.to(attention.dtype)
+        return attention * alpha if convolution is None else torch.addcmul(convolution, attention, alpha)
+
+    def forward_paths(self, x: Tensor) -> ACmixPaths:
+        """The two terms of the output of `forward` for [B, C_in, H, W], each with its rate."""
+        projected = self._project(x)
+        attention = self._attend(projected)
+        if attention is not None and self.alpha is not None:
+            attention = attention * self.alpha.to(attention.dtype)
+        return ACmixPaths(attention, self._convolve(projected))
+
+    def attention_maps(self, x: Tensor, pixels: list[tuple[int, int]]) -> Tensor:
+        """Where the queries at P output pixels (row, column) look: weights [B, N, P, H, W] over all keys, sum 1.
+
+        Raises:
+            ValueError: the layer has no attention path, or a pixel lies outside of the output.
+        """
+        if self.alpha is None:
+            raise ValueError("ACmix: attention_maps of a layer with paths='convolution', which has no attention path.")
+        _, q, k, _ = self._project(x)
+        window = {"stride": self.stride, "dilation": self.dilation}
+        return local_attention_weights(q, k, pixels, self.kernel_att, position=self._position_code(q), **window)
+
+    def _project(self, x: Tensor) -> _Projected:
+        """Stage I as one convolution whose channels come out in the order (d, q/k/v, head) that both paths read."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            expected = f"[B, {self.in_channels}, H, W] or [{self.in_channels}, H, W]"
+            raise ValueError(f"ACmix: the input has shape {tuple(x.shape)}, expected {expected}.")
+        heads, width = self.num_heads, self.head_width
+        children = (self.query, self.key, self.value)
+        weight = torch.stack([child.weight.unflatten(0, (heads, width)) for child in children])
+        weight = weight.permute(2, 0, 1, 3, 4, 5).flatten(0, 2)
+        bias = None
+        if self.query.bias is not None:
+            biases = [_present(child.bias).unflatten(0, (heads, width)) for child in children]
+            bias = torch.stack(biases).permute(2, 0, 1).flatten()
+        qkv = F.conv2d(x, weight, bias)
+        q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
+        return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
+
+    def _position_code(self, q: Tensor) -> Tensor | None:
+        if self.position is None:
+            return None
+        grid = coordinate_grid(q.shape[3], q.shape[4], self.position_step, self.position.weight)
+        code: Tensor = self.position(grid.unsqueeze(0))
+        return code.squeeze(0).to(q.dtype)
+
+    def _attend(self, projected: _Projected) -> Tensor | None:
+        if self.alpha is None:
+            return None
+        _, q, k, v = projected
+        options = {"stride": self.stride, "dilation": self.dilation}
+        code = self._position_code(q)
+        attended = local_attention(q, k, v, self.kernel_att, position=code, impl=self.impl, **options)
+        return attended.flatten(1, 2)
+
+    def _convolve(self, projected: _Projected) -> Tensor | None:
+        if self.beta is None:
+            return None
+        pieces = projected.pieces
+        # The rate is folded into the kernels: scaling the output would keep another map for the backward pass.
+        kernels = (self.shift.weight * self.beta).to(pieces.dtype)
+        fc = self.fc.weight.flatten(1).to(pieces.dtype)
+        options = {"stride": self.stride, "dilation": self.dilation}
+        out = convolution_path(pieces, fc, kernels, impl=self.impl, **options)
+        if self.shift.bias is not None:
+            out = out + (self.shift.bias * self.beta).to(out.dtype)[:, None, None]
+        return out
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_att={self.kernel_att}, num_heads={self.num_heads}"
+        text += f", kernel_conv={self.kernel_conv}, stride={self.stride}, dilation={self.dilation}"
+        return text + f", paths={self.paths!r}, impl={self.impl!r}"
+
+
+def _translate(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    translate_authors_keys(layer, state_dict, prefix)
+
+
+def _present(x: Tensor | None) -> Tensor:
+    """Narrow the type where a path is known to be there."""
+    if x is None:
+        raise RuntimeError("ACmix: both paths are dropped; one of them must be there.")
+    return x

@@ -1,0 +1,50 @@
+"""The authors' names of an ACmix layer's parameters, translated while a state dict is loaded."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["AUTHORS_KEYS", "translate_authors_keys"]
+
+# The authors' key -> ours; all shapes agree.
+AUTHORS_KEYS = {
+    "rate1": "alpha",
+    "rate2": "beta",
+    "conv1.weight": "query.weight",
+    "conv1.bias": "query.bias",
+    "conv2.weight": "key.weight",
+    "conv2.bias": "key.bias",
+    "conv3.weight": "value.weight",
+    "conv3.bias": "value.bias",
+    "conv_p.weight": "position.weight",
+    "conv_p.bias": "position.bias",
+    "fc.weight": "fc.weight",
+    "dep_conv.weight": "shift.weight",
+    "dep_conv.bias": "shift.bias",
+}
+
+
+def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
+    """Rename the authors' keys under `prefix` in place; does nothing to a state dict of our own.
+
+    Their code declares a bias of `dep_conv` and then sets it to None, so most of their files have none and some forks'
+    have one. A layer with such a bias takes a missing one as zero; a layer without one takes zeros as none, and gets the
+    parameter where the file's is not zero: dropping it would change the outputs.
+    """
+    if f"{prefix}rate1" not in state_dict and f"{prefix}rate2" not in state_dict:
+        return
+    for theirs, ours in AUTHORS_KEYS.items():
+        if prefix + theirs in state_dict:
+            state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+    shift = getattr(layer, "shift", None)
+    if shift is None:
+        return
+    key = f"{prefix}shift.bias"
+    bias: Tensor | None = state_dict.get(key)
+    if shift.bias is not None and bias is None:
+        state_dict[key] = shift.bias.detach().new_zeros(shift.bias.shape)
+    elif shift.bias is None and bias is not None:
+        if bias.any():
+            shift.bias = nn.Parameter(shift.weight.detach().new_zeros(bias.shape))
+        else:
+            del state_dict[key]

@@ -1,0 +1,65 @@
+"""Where chosen queries look: the softmax weights of window attention, for people to see."""
+
+import torch
+from torch import Tensor
+
+from acmix.ops.attention import check_attention_inputs
+from acmix.ops.checks import check_positive, check_window
+from acmix.ops.geometry import multiplicity, output_size
+from acmix.ops.layout import compute_dtype
+
+__all__ = ["local_attention_weights"]
+
+_OP = "local_attention_weights"
+
+
+def local_attention_weights(
+    q: Tensor,
+    k: Tensor,
+    pixels: list[tuple[int, int]],
+    kernel_size: int,
+    *,
+    position: Tensor | None = None,
+    stride: int = 1,
+    dilation: int = 1,
+    scale: float | None = None,
+) -> Tensor:
+    """Weights that `acmix.functional.local_attention` gives every in-image key, for some queries.
+
+    Args:
+        q: queries [B, N, D, H, W].
+        k: keys [B, N, D, H, W].
+        pixels: P queries as (row, column) of the output map.
+        kernel_size: window side K, odd.
+        position: position code [D, H, W] subtracted from the keys.
+        stride: distance between queries in pixels.
+        dilation: distance between the window's keys in pixels.
+        scale: factor on the logits; None: D ** -0.5.
+
+    Returns:
+        [B, N, P, H, W] in float32 at least: zero outside of the window, the copies that reflection makes of a key
+        added to it, sum 1 over the map.
+
+    Raises:
+        ValueError: a shape or an option is wrong, or a pixel lies outside of the output map.
+        TypeError: an input is no floating-point tensor.
+    """
+    check_window(_OP, "kernel_size", kernel_size)
+    check_positive(_OP, stride=stride, dilation=dilation)
+    check_attention_inputs(_OP, q, k, k, position)
+    sizes = q.shape[3], q.shape[4]
+    outputs = tuple(output_size(size, stride) for size in sizes)
+    for pixel in pixels:
+        if len(pixel) != 2 or not all(0 <= index < size for index, size in zip(pixel, outputs, strict=True)):
+            raise ValueError(f"{_OP}: pixel {pixel} lies outside of the output map {outputs} (rows, columns).")
+    dtype = compute_dtype(q.dtype)
+    keys = (k if position is None else k - position).to(dtype).flatten(3)
+    index = torch.tensor(pixels, device=q.device).reshape(-1, 2) * stride
+    queries = q[..., index[:, 0], index[:, 1]].to(dtype) * (q.shape[2] ** -0.5 if scale is None else scale)
+    counts = [
+        multiplicity(index[:, axis], torch.arange(size, device=q.device), size, kernel_size, dilation)
+        for axis, size in enumerate(sizes)
+    ]
+    bias = (counts[0][:, :, None] * counts[1][:, None, :]).to(dtype).log().flatten(1)
+    weights = (torch.matmul(queries.mT, keys) + bias).softmax(-1)
+    return weights.unflatten(-1, sizes)

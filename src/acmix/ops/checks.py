@@ -1,0 +1,33 @@
+"""Checks at the doors of the ops: which op, what came, what was expected."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+__all__ = ["check_positive", "check_tensors", "check_window"]
+
+
+def check_window(op: str, name: str, size: int) -> None:
+    """Raise ValueError unless `size` is an odd integer >= 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
+        raise ValueError(f"{op}: {name}={size!r}, expected an odd integer >= 1 (a window with a centre).")
+
+
+def check_positive(op: str, **values: int) -> None:
+    """Raise ValueError unless every value is an integer >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{op}: {name}={value!r}, expected an integer >= 1.")
+
+
+def check_tensors(op: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise TypeError unless all are floating-point tensors of one dtype on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor.")
+        if not x.is_floating_point():
+            raise TypeError(f"{op}: {name} is {x.dtype}, expected a floating-point dtype; convert it first.")
+        if x.dtype != first.dtype or x.device != first.device:
+            there, here = f"{first_name} is {first.dtype} on {first.device}", f"{name} is {x.dtype} on {x.device}"
+            raise TypeError(f"{op}: {there} but {here}, expected one dtype and one device.")

@@ -1,0 +1,55 @@
+"""Which backend runs: ask each one "why not?" and take the first that has no reason."""
+
+import difflib
+import importlib
+from types import ModuleType
+
+from acmix.ops.problem import Problem
+
+__all__ = ["BACKENDS", "backend_reasons", "choose_backend", "load_backend"]
+
+# In order of preference. Each is a module of `acmix.ops.impl` with `why_not(problem) -> list[str]`.
+BACKENDS: tuple[str, ...] = ("torch", "reference")
+
+
+def load_backend(name: str) -> ModuleType:
+    """The module of a backend, imported on first use."""
+    return importlib.import_module(f"acmix.ops.impl.{name}")
+
+
+def backend_reasons(problem: Problem) -> dict[str, list[str]]:
+    """For each backend, in order of preference, the reasons why it cannot run `problem`; an empty list: it can."""
+    return {name: list(load_backend(name).why_not(problem)) for name in BACKENDS}
+
+
+def choose_backend(problem: Problem, impl: str) -> str:
+    """The backend for `problem`.
+
+    Args:
+        problem: what is to be computed.
+        impl: "auto" for the first backend that can, or a backend's name.
+
+    Returns:
+        A name in `BACKENDS`.
+
+    Raises:
+        ValueError: `impl` is no backend's name.
+        RuntimeError: the backend that was asked for cannot run the problem (there is no silent fallback), or, with
+            "auto", none can; the message lists every reason.
+    """
+    if impl == "auto":
+        reasons = {}
+        for name in BACKENDS:
+            reasons[name] = load_backend(name).why_not(problem)
+            if not reasons[name]:
+                return name
+    elif impl in BACKENDS:
+        reasons = {impl: load_backend(impl).why_not(problem)}
+        if not reasons[impl]:
+            return impl
+    else:
+        close = difflib.get_close_matches(impl, ("auto", *BACKENDS), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{problem.op}: impl={impl!r} is no backend, expected one of {('auto', *BACKENDS)}{hint}")
+    told = "; ".join(f"{name}: {', '.join(why)}" for name, why in reasons.items())
+    raise RuntimeError(f"{problem.op}: impl={impl!r} cannot run {problem}: {told}. Choose another impl or 'auto'.")

@@ -1,0 +1,13 @@
+"""The specification: the paper's order of operations in plain torch, any device, any float dtype, slow on purpose."""
+
+from acmix.ops.impl.reference.attention import local_attention
+from acmix.ops.impl.reference.convolution import convolution_path
+from acmix.ops.problem import Problem
+
+__all__ = ["convolution_path", "local_attention", "why_not"]
+
+
+def why_not(problem: Problem) -> list[str]:
+    """Reasons why this backend cannot run `problem`; empty: it can."""
+    del problem
+    return []

@@ -1,0 +1,31 @@
+"""What a backend is asked about before it is chosen."""
+
+from typing import Literal, NamedTuple
+
+import torch
+
+__all__ = ["OpName", "Problem"]
+
+OpName = Literal["local_attention", "convolution_path"]
+
+
+class Problem(NamedTuple):
+    """One call of an op, as far as the choice of a backend depends on it.
+
+    Attributes:
+        op: name of the op.
+        device: device type of the inputs, such as "cpu".
+        dtype: dtype of the inputs.
+        kernel_size: window side K, or kernel side k of the convolution path.
+        head_width: channels of a head, D.
+        stride: stride s.
+        dilation: dilation d.
+    """
+
+    op: OpName
+    device: str
+    dtype: torch.dtype
+    kernel_size: int
+    head_width: int
+    stride: int = 1
+    dilation: int = 1
