@@ -6,7 +6,9 @@ from torch import Tensor, nn
 __all__ = ["ShiftKernels", "shift_kernels"]
 
 
-def shift_kernels(kernel_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def shift_kernels(
+    kernel_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """One-hot kernels: [k * k, k, k], the one of map i standing at row i // k, column i % k (paper Eq. 14-17)."""
     maps = kernel_size**2
     return torch.eye(maps, device=device, dtype=dtype).reshape(maps, kernel_size, kernel_size)

@@ -86,9 +86,7 @@ def convolution_path(
         if form not in FORMS:
             raise ValueError(f"{_OP}: form={form!r}, expected one of {FORMS}.")
     kernel, groups = shift_weight.shape[3], pieces.shape[1]
-    backend = choose_backend(
-        Problem(_OP, pieces.device.type, pieces.dtype, kernel, groups, stride, dilation), impl
-    )
+    backend = choose_backend(Problem(_OP, pieces.device.type, pieces.dtype, kernel, groups, stride, dilation), impl)
     if backend == "reference":
         if form == "composed":
             raise ValueError(f"{_OP}: form='composed' with impl='reference', which is two-step; use impl='torch'.")

@@ -48,9 +48,7 @@ def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
 
 
 @_kernel("local_attention")
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, *options: Any
-) -> tuple[Tensor, Tensor]:
+def _attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
     *window, impl = options
     out, lse = load_backend(impl).local_attention(q, k, v, position, Window(*window))
     return out, lse
@@ -58,7 +56,14 @@ def _attention(
 
 @_kernel("local_attention_backward")
 def _attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, out: Tensor | None, lse: Tensor | None, *options: Any
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor | None,
+    out: Tensor | None,
+    lse: Tensor | None,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     del out, lse  # for backends that do not compute the softmax's sums again
     *window, impl = options
@@ -222,7 +227,14 @@ def _convolution_flop_formula(
 
 @register_flop_formula(torch.ops.acmix.convolution_path_backward)
 def _convolution_backward_flop_formula(
-    grad_shape: Any, pieces_shape: Any, fc_shape: Any, shift_shape: Any, bias_shape: Any, stride: int, *r: Any, **kw: Any
+    grad_shape: Any,
+    pieces_shape: Any,
+    fc_shape: Any,
+    shift_shape: Any,
+    bias_shape: Any,
+    stride: int,
+    *r: Any,
+    **kw: Any,
 ) -> int:
     return 2 * _convolution_flops(pieces_shape, shift_shape, stride)
 

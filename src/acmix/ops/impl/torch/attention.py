@@ -105,9 +105,7 @@ def _at_stride(x: Tensor, window: Window) -> Tensor:
     return x[..., :: window.stride, :: window.stride]
 
 
-def local_attention(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window
-) -> tuple[Tensor, Tensor]:
+def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, Tensor]:
     """Output [B, N, D, H', W'] and log-sum-exp [B, N, H', W'] of window attention over [B, N, D, H, W]."""
     plan = _plan(q, window)
     out = empty_attention_output(q, window.stride)

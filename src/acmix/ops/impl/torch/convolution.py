@@ -15,7 +15,9 @@ Weights = tuple[Tensor, Tensor, Tensor | None]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
-def _options(shift_weight: Tensor, groups: int, stride: int, dilation: int) -> tuple[list[int], list[int], list[int], int]:
+def _options(
+    shift_weight: Tensor, groups: int, stride: int, dilation: int
+) -> tuple[list[int], list[int], list[int], int]:
     padding = dilation * (shift_weight.shape[-1] - 1) // 2
     return [stride, stride], [padding, padding], [dilation, dilation], groups
 

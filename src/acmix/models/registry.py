@@ -1,0 +1,50 @@
+"""Names of the zoo, and the way from a name to a network."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+from timm.models import register_model
+from torch import nn
+
+from acmix.errors import UserError
+
+__all__ = ["create_model", "list_models", "register"]
+
+_NAMES: set[str] = set()
+
+
+def register(entry: Callable[..., nn.Module]) -> None:
+    """Make an entry point known to timm and to `list_models`."""
+    register_model(entry)
+    _NAMES.add(entry.__name__)
+
+
+def list_models() -> list[str]:
+    """Names of this library's networks, sorted; `create_model` takes timm's as well."""
+    return sorted(_NAMES)
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """A network by name: `timm.create_model` with this library's names registered.
+
+    Args:
+        name: one of `list_models()`, or any name that timm knows.
+        **kwargs: passed to timm: `num_classes`, `in_chans`, `features_only`, `output_stride`, `drop_path_rate`,
+            `pretrained_cfg_overlay`, ... and to the network.
+
+    Returns:
+        The network, in training mode, as timm makes it.
+
+    Raises:
+        UserError: no network has this name; the message offers the nearest ones.
+    """
+    if not timm.is_model(name.split(".")[0]) and ":" not in name:
+        close = difflib.get_close_matches(name, list_models(), n=3) or difflib.get_close_matches(
+            name, timm.list_models()
+        )
+        hint = f"did you mean {' or '.join(close)}?" if close else "see `acmix info` for the names."
+        raise UserError(f"unknown model {name!r}: {hint}")
+    model: nn.Module = timm.create_model(name, **kwargs)
+    return model

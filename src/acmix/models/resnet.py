@@ -1,0 +1,112 @@
+"""ResNet-26/38/50 with ACmix in place of every bottleneck's 3x3 convolution, and their controls (paper Tables 9, 10).
+
+timm's `ResNet` and `Bottleneck` with one layer exchanged, so that parameter names stay torchvision's and the authors'.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models.resnet import Bottleneck
+from timm.models.resnet import ResNet as TimmResNet
+from torch import nn
+
+from acmix.models.registry import register
+from acmix.nn import ACmix
+
+__all__: list[str] = ["ACmixBottleneck", "AttentionBottleneck", "ResNet"]
+
+# Blocks in each stage. 26, 38 and 50 are the paper's (26 is not timm's `resnet26`, which has 2, 2, 2, 2); 14 is the
+# smallest bottleneck network, for small images and demonstrations.
+DEPTHS = {14: (1, 1, 1, 1), 26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
+
+STEMS = ("imagenet", "small")
+
+
+class ACmixBottleneck(Bottleneck):  # type: ignore[misc]  # timm is not typed
+    """timm's bottleneck whose 3x3 convolution is an ACmix layer of the same channels, stride and dilation.
+
+    Args:
+        *args: as timm's `Bottleneck`.
+        acmix: keyword arguments of `acmix.ACmix`, such as `kernel_att` or `num_heads`.
+        **kwargs: as timm's `Bottleneck`.
+    """
+
+    paths = "both"
+
+    def __init__(self, *args: Any, acmix: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        conv = self.conv2
+        options = {"paths": self.paths, **(acmix or {})}
+        made = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        shape = {"stride": conv.stride[0], "dilation": conv.dilation[0]}
+        self.conv2 = ACmix(conv.in_channels, conv.out_channels, **shape, **options, **made)
+
+
+class AttentionBottleneck(ACmixBottleneck):
+    """The same with ACmix's attention path alone."""
+
+    paths = "attention"
+
+
+class ResNet(TimmResNet):  # type: ignore[misc]  # timm is not typed
+    """timm's ResNet with a choice of stem.
+
+    Args:
+        *args: as timm's `ResNet`.
+        stem: "imagenet" for the 7x7 convolution of stride 2 and the max pool, "small" for a 3x3 convolution of stride 1
+            and no pool, for images of 8 to 64 pixels (CIFAR, digits). All reductions are then a quarter: `output_stride`
+            32, 16, 8 means 8, 4, 2.
+        **kwargs: as timm's `ResNet`.
+    """
+
+    def __init__(self, *args: Any, stem: str = "imagenet", **kwargs: Any) -> None:
+        if stem not in STEMS:
+            raise ValueError(f"ResNet: stem={stem!r}, expected one of {STEMS}.")
+        super().__init__(*args, **kwargs)
+        if stem == "small":
+            made = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+            self.conv1 = nn.Conv2d(self.in_chans, self.bn1.num_features, 3, padding=1, bias=False, **made)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.maxpool = nn.Identity()
+            for feature in self.feature_info:
+                feature["reduction"] = max(feature["reduction"] // 4, 1)
+
+
+_BLOCKS: dict[str, type[nn.Module]] = {"acmix": ACmixBottleneck, "attn": AttentionBottleneck, "conv": Bottleneck}
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{family}_resnet{depth}": {
+            "url": "",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "crop_pct": 0.875,
+            "interpolation": "bilinear",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
+        for family in _BLOCKS
+        for depth in DEPTHS
+    }
+)
+
+
+def _entry(family: str, depth: int) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        options = {"block": _BLOCKS[family], "layers": DEPTHS[depth], **kwargs}
+        model: nn.Module = build_model_with_cfg(ResNet, create.__name__, pretrained, **options)
+        return model
+
+    create.__name__ = f"{family}_resnet{depth}"
+    create.__qualname__ = create.__name__
+    create.__doc__ = f"ResNet-{depth} with blocks {DEPTHS[depth]}, family {family!r}."
+    return create
+
+
+for _family in _BLOCKS:
+    for _depth in DEPTHS:
+        register(_entry(_family, _depth))
