@@ -1,0 +1,81 @@
+"""The authors' checkpoints into this library's networks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from acmix.errors import UserError
+from acmix.interop.checkpoint import read_checkpoint, tensors_of
+from acmix.nn import ACmix
+from acmix.nn.authors_keys import AUTHORS_KEYS
+
+__all__ = ["load_official", "own_names"]
+
+# The authors' name of the convolution path's bias; see `acmix.nn.authors_keys` for why a layer may lack it.
+_OPTIONAL_BIAS = ".shift.bias"
+# A counter that torch versions before 0.4.1 did not write and that no output depends on.
+_COUNTER = ".num_batches_tracked"
+_LISTED = 8
+
+
+def load_official(model: nn.Module, source: str | Path | Mapping[str, Any]) -> nn.Module:
+    """Load a checkpoint of the authors' code (LeapLabTHU/ACmix, `ResNet`) into the network of the same layers.
+
+    Args:
+        model: such as `acmix.create_model("acmix_resnet50")`; changed in place, and only if everything fits.
+        source: a checkpoint file, or what it holds. Wrapped (`{"model": ...}`, `{"state_dict": ...}`) or not, with or
+            without `module.` prefixes, with or without `dep_conv.bias`. A file is never unpickled: it is read with
+            `torch.load(weights_only=True)` or as safetensors.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: the file is missing, broken, a pickle that could run code, or holds another network; then the message
+            lists what is missing, what is foreign and what has another shape.
+    """
+    name = str(source) if isinstance(source, (str, Path)) else "the state dict"
+    checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else source
+    state = own_names(model, tensors_of(checkpoint, name))
+    expected = model.state_dict()
+    misfits = _misfits(state, expected)
+    if misfits:
+        raise UserError(f"{name} does not fit this {type(model).__name__}, nothing was loaded: {'; '.join(misfits)}")
+    # The layers' own hooks see the authors' names, and decide about a bias that only one side has.
+    model.load_state_dict({**_counters(state, expected), **tensors_of(checkpoint, name)}, strict=True)
+    return model
+
+
+def own_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the authors' names of ACmix layers exchanged for ours, where `model` has such layers."""
+    names: dict[str, str] = {}
+    for prefix, layer in model.named_modules():
+        if isinstance(layer, ACmix):
+            dot = f"{prefix}." if prefix else ""
+            if f"{dot}rate1" in state or f"{dot}rate2" in state:
+                names |= {dot + theirs: dot + ours for theirs, ours in AUTHORS_KEYS.items()}
+    return {names.get(name, name): value for name, value in state.items()}
+
+
+def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    def optional(name: str) -> bool:
+        return f".{name}".endswith((_OPTIONAL_BIAS, _COUNTER))
+
+    missing = [name for name in expected if name not in state and not optional(name)]
+    foreign = [name for name in state if name not in expected and not optional(name)]
+    shapes = [
+        f"{name} {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    return [
+        f"{len(names)} {what}: {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
+        for what, names in (("missing", missing), ("foreign", foreign), ("of another shape", shapes))
+        if names
+    ]
+
+
+def _counters(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in expected.items() if name.endswith(_COUNTER) and name not in state}

@@ -1,0 +1,108 @@
+"""The authors' ResNet checkpoints, made here from names and shapes, into the zoo's networks."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import acmix
+from acmix.nn.authors_keys import AUTHORS_KEYS
+
+SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "num_classes": 5}
+THEIRS = {ours: theirs for theirs, ours in AUTHORS_KEYS.items()}
+
+
+def authors_state(model: torch.nn.Module, *, bias: float | None = None) -> dict[str, torch.Tensor]:
+    """The state of `model` under the authors' names, every value changed so that a load is seen."""
+    state = {}
+    for name, value in model.state_dict().items():
+        head, dot, tail = name.partition(".conv2.")
+        key = f"{head}.conv2.{THEIRS[tail]}" if dot and tail in THEIRS else name
+        state[key] = value + 0.1 * torch.rand_like(value) if value.is_floating_point() else value + 3
+        if bias is not None and tail == "shift.weight":
+            state[f"{head}.conv2.dep_conv.bias"] = torch.full((value.shape[0],), bias)
+    return state
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    return acmix.create_model("acmix_resnet26", **SMALL).eval()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"model": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
+    ],
+    ids=["bare", "model", "state_dict+module"],
+)
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "mapping"])
+def test_every_tensor_arrives(
+    model: torch.nn.Module, wrap: Callable[[Any], Any], as_file: bool, tmp_path: Path
+) -> None:
+    state = authors_state(model)
+    source = wrap(state)
+    if as_file:
+        torch.save(source, tmp_path / "official.pth")
+        source = tmp_path / "official.pth"
+    assert acmix.load_official(model, source) is model
+    for name, value in model.state_dict().items():
+        head, dot, tail = name.partition(".conv2.")
+        key = f"{head}.conv2.{THEIRS[tail]}" if dot and tail in THEIRS else name
+        assert torch.equal(value, state[key]), name
+
+
+def test_zero_bias_changes_nothing_and_a_real_one_counts(model: torch.nn.Module) -> None:
+    state = authors_state(model)
+    x = torch.randn(2, 3, 32, 32)
+    plain = acmix.load_official(model, state)(x)
+    zero = {
+        **state,
+        **{
+            k.replace("dep_conv.weight", "dep_conv.bias"): torch.zeros(v.shape[0])
+            for k, v in state.items()
+            if "dep_conv" in k
+        },
+    }
+    fresh = acmix.create_model("acmix_resnet26", **SMALL).eval()
+    assert torch.equal(acmix.load_official(fresh, zero)(x), plain)
+    one = {k: v + 1 if k.endswith("dep_conv.bias") else v for k, v in zero.items()}
+    fresh = acmix.create_model("acmix_resnet26", **SMALL).eval()
+    assert not torch.allclose(acmix.load_official(fresh, one)(x), plain)
+
+
+def test_counters_may_be_absent(model: torch.nn.Module) -> None:
+    state = {k: v for k, v in authors_state(model).items() if not k.endswith("num_batches_tracked")}
+    acmix.load_official(model, state)
+    assert torch.equal(model.bn1.running_mean, state["bn1.running_mean"])
+
+
+def test_a_misfit_is_listed_and_nothing_is_loaded(model: torch.nn.Module) -> None:
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = authors_state(model)
+    state["fc.weight"] = torch.zeros(7, 64)
+    del state["bn1.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    with pytest.raises(acmix.UserError) as caught:
+        acmix.load_official(model, state)
+    message = str(caught.value)
+    assert "1 missing: bn1.weight" in message
+    assert "1 foreign: extra.weight" in message
+    assert "fc.weight (7, 64), expected (5, 64)" in message
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class Foreign:
+    """Something that only unpickling could make."""
+
+
+def test_a_pickle_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"model": Foreign()}, path, pickle_module=pickle)
+    with pytest.raises(acmix.UserError, match="refused"):
+        acmix.load_official(model, path)
