@@ -23,7 +23,7 @@ DEPTHS = {14: (1, 1, 1, 1), 26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)
 STEMS = ("imagenet", "small")
 
 
-class ACmixBottleneck(Bottleneck):  # type: ignore[misc]  # timm is not typed
+class ACmixBottleneck(Bottleneck):
     """timm's bottleneck whose 3x3 convolution is an ACmix layer of the same channels, stride and dilation.
 
     Args:
@@ -37,10 +37,11 @@ class ACmixBottleneck(Bottleneck):  # type: ignore[misc]  # timm is not typed
     def __init__(self, *args: Any, acmix: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         conv = self.conv2
-        options = {"paths": self.paths, **(acmix or {})}
-        made = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        shape = {"stride": conv.stride[0], "dilation": conv.dilation[0]}
-        self.conv2 = ACmix(conv.in_channels, conv.out_channels, **shape, **options, **made)
+        if conv.groups != 1:
+            raise ValueError(f"{type(self).__name__}: cardinality={conv.groups}, expected 1; ACmix has no groups.")
+        options: dict[str, Any] = {"stride": conv.stride[0], "dilation": conv.dilation[0], "paths": self.paths}
+        options |= {name: kwargs.get(name) for name in ("device", "dtype")} | dict(acmix or {})
+        self.add_module("conv2", ACmix(conv.in_channels, conv.out_channels, **options))
 
 
 class AttentionBottleneck(ACmixBottleneck):
@@ -49,14 +50,14 @@ class AttentionBottleneck(ACmixBottleneck):
     paths = "attention"
 
 
-class ResNet(TimmResNet):  # type: ignore[misc]  # timm is not typed
+class ResNet(TimmResNet):
     """timm's ResNet with a choice of stem.
 
     Args:
         *args: as timm's `ResNet`.
         stem: "imagenet" for the 7x7 convolution of stride 2 and the max pool, "small" for a 3x3 convolution of stride 1
-            and no pool, for images of 8 to 64 pixels (CIFAR, digits). All reductions are then a quarter: `output_stride`
-            32, 16, 8 means 8, 4, 2.
+            and no pool, for images of 8 to 64 pixels (CIFAR, digits). All reductions are then a quarter:
+            `output_stride` 32, 16, 8 means 8, 4, 2.
         **kwargs: as timm's `ResNet`.
     """
 
@@ -65,11 +66,13 @@ class ResNet(TimmResNet):  # type: ignore[misc]  # timm is not typed
             raise ValueError(f"ResNet: stem={stem!r}, expected one of {STEMS}.")
         super().__init__(*args, **kwargs)
         if stem == "small":
-            made = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-            self.conv1 = nn.Conv2d(self.in_chans, self.bn1.num_features, 3, padding=1, bias=False, **made)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-            self.maxpool = nn.Identity()
-            for feature in self.feature_info:
+            made: dict[str, Any] = {name: kwargs.get(name) for name in ("device", "dtype")}
+            features: list[dict[str, Any]] = self.feature_info
+            conv = nn.Conv2d(self.in_chans, features[0]["num_chs"], 3, padding=1, bias=False, **made)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            self.add_module("conv1", conv)
+            self.add_module("maxpool", nn.Identity())
+            for feature in features:
                 feature["reduction"] = max(feature["reduction"] // 4, 1)
 
 

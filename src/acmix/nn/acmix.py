@@ -1,7 +1,7 @@
 """The ACmix layer over neighbourhood attention."""
 
 import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,20 @@ class ACmixPaths(NamedTuple):
 
     attention: Tensor | None
     convolution: Tensor | None
+
+
+class _Factory(TypedDict):
+    """Where and as what parameters are made."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+class _Window(TypedDict):
+    """How both paths walk over the map."""
+
+    stride: int
+    dilation: int
 
 
 class _Projected(NamedTuple):
@@ -78,7 +92,7 @@ class ACmix(nn.Module):
         torch.Size([1, 64, 56, 56])
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # ruff counts what stands after `*`; seven stand before it
         self,
         in_channels: int,
         out_channels: int,
@@ -114,7 +128,7 @@ class ACmix(nn.Module):
         self.num_heads, self.head_width = num_heads, out_channels // num_heads
         self.stride, self.dilation = stride, dilation
         self.position_step, self.paths, self.impl = position_step, paths, impl
-        made = {"device": device, "dtype": dtype}
+        made: _Factory = {"device": device, "dtype": dtype}
         self.query = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
         self.key = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
         self.value = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
@@ -128,7 +142,7 @@ class ACmix(nn.Module):
             self.beta = nn.Parameter(torch.empty(1, **made))
             self.fc = nn.Conv2d(3 * num_heads, kernel_conv**2, 1, bias=False, **made)
             self.shift = ShiftKernels(out_channels, kernel_conv, conv_bias, **made)
-        self.register_load_state_dict_pre_hook(_translate)
+        self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]  # torch does not type it
         self._reset_rates()
 
     @torch.no_grad()
@@ -172,8 +186,8 @@ class ACmix(nn.Module):
         if self.alpha is None:
             raise ValueError("ACmix: attention_maps of a layer with paths='convolution', which has no attention path.")
         _, q, k, _ = self._project(x)
-        window = {"stride": self.stride, "dilation": self.dilation}
-        return local_attention_weights(q, k, pixels, self.kernel_att, position=self._position_code(q), **window)
+        code = self._position_code(q)
+        return local_attention_weights(q, k, pixels, self.kernel_att, position=code, **self._window())
 
     def _project(self, x: Tensor) -> _Projected:
         """Stage I as one convolution whose channels come out in the order (d, q/k/v, head) that both paths read."""
@@ -192,6 +206,9 @@ class ACmix(nn.Module):
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
         return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
 
+    def _window(self) -> _Window:
+        return {"stride": self.stride, "dilation": self.dilation}
+
     def _position_code(self, q: Tensor) -> Tensor | None:
         if self.position is None:
             return None
@@ -203,9 +220,8 @@ class ACmix(nn.Module):
         if self.alpha is None:
             return None
         _, q, k, v = projected
-        options = {"stride": self.stride, "dilation": self.dilation}
         code = self._position_code(q)
-        attended = local_attention(q, k, v, self.kernel_att, position=code, impl=self.impl, **options)
+        attended = local_attention(q, k, v, self.kernel_att, position=code, impl=self.impl, **self._window())
         return attended.flatten(1, 2)
 
     def _convolve(self, projected: _Projected) -> Tensor | None:
@@ -215,13 +231,13 @@ class ACmix(nn.Module):
         # The rate is folded into the kernels: scaling the output would keep another map for the backward pass.
         kernels = (self.shift.weight * self.beta).to(pieces.dtype)
         fc = self.fc.weight.flatten(1).to(pieces.dtype)
-        options = {"stride": self.stride, "dilation": self.dilation}
-        out = convolution_path(pieces, fc, kernels, impl=self.impl, **options)
+        out = convolution_path(pieces, fc, kernels, impl=self.impl, **self._window())
         if self.shift.bias is not None:
             out = out + (self.shift.bias * self.beta).to(out.dtype)[:, None, None]
         return out
 
     def extra_repr(self) -> str:
+        """The arguments that `print(layer)` shows."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_att={self.kernel_att}, num_heads={self.num_heads}"
         text += f", kernel_conv={self.kernel_conv}, stride={self.stride}, dilation={self.dilation}"
         return text + f", paths={self.paths!r}, impl={self.impl!r}"

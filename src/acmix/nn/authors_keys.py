@@ -28,8 +28,8 @@ def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix:
     """Rename the authors' keys under `prefix` in place; does nothing to a state dict of our own.
 
     Their code declares a bias of `dep_conv` and then sets it to None, so most of their files have none and some forks'
-    have one. A layer with such a bias takes a missing one as zero; a layer without one takes zeros as none, and gets the
-    parameter where the file's is not zero: dropping it would change the outputs.
+    have one. A layer with such a bias takes a missing one as zero; a layer without one takes zeros as none, and gets
+    the parameter where the file's is not zero: dropping it would change the outputs.
     """
     if f"{prefix}rate1" not in state_dict and f"{prefix}rate2" not in state_dict:
         return

@@ -53,5 +53,6 @@ class ShiftKernels(nn.Module):
             self.bias.zero_()
 
     def extra_repr(self) -> str:
+        """The arguments that `print(layer)` shows."""
         channels, maps, kernel, _ = self.weight.shape
         return f"{channels}, maps={maps}, kernel_size={kernel}, bias={self.bias is not None}"
