@@ -1,0 +1,196 @@
+"""Lightning's command line for training, validation, test and prediction, with this library's files and habits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from acmix.errors import UserError
+from acmix.interop.checkpoint import read_checkpoint
+from acmix.tasks.base import Task
+from acmix.tasks.closing import describe_metrics, how_to_resume, what_is_there
+from acmix.tasks.config_errors import in_one_line
+from acmix.tasks.configs import shipped_configs
+from acmix.tasks.console import tell
+from acmix.tasks.data import ImageDataModule
+from acmix.tasks.history import History
+from acmix.tasks.interruption import Stopped, StopRequest
+from acmix.tasks.keep_last import KeepLast
+from acmix.tasks.predictions import PredictionTable
+from acmix.tasks.progress import Progress
+from acmix.tasks.run_directory import RunDirectory
+
+__all__ = ["RunCLI"]
+
+
+class RunCLI(LightningCLI):
+    """One run of `acmix fit | validate | test | predict`; it runs when it is made.
+
+    Args:
+        args: The command line after `acmix`.
+        request: Tells whether the run is to stop.
+
+    Attributes:
+        directory: Where the run keeps its files.
+    """
+
+    directory: RunDirectory
+
+    def __init__(self, args: Sequence[str], request: StopRequest) -> None:
+        self.command = args[0]
+        self.request = request
+        super().__init__(
+            Task,
+            ImageDataModule,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={"enable_model_summary": False},
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(args),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a method here: only the command at hand is parsed
+        """Lightning's commands, but the one at hand alone: setting a parser up takes seconds."""
+        return {self.command: super().subcommands()[self.command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run directory, and takes from the data what the network must agree with."""
+        parser.add_argument("--output", type=str, default="runs/acmix", help="folder for the run's files")
+        parser.link_arguments("output", "trainer.default_root_dir")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.in_chans", "model.init_args.in_chans", apply_on="instantiate")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        quiet = {"fit": {}, "predict": {"return_predictions": False}}.get(subcommand, {"verbose": False})
+        parser.set_defaults({"weights_only": True, **quiet})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the command line given, whatever the process's own is."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            told = in_one_line(str(error))
+            if "are required" in told:
+                told = f"needs a configuration: --config {' | '.join(shipped_configs())}, or a file ({told})"
+            raise UserError(f"{self.command}: {told}; `acmix {self.command} --help` lists the options") from error
+
+    def instantiate_classes(self) -> None:
+        """Makes data, network and trainer; what they refuse is a wrong setting."""
+        try:
+            super().instantiate_classes()
+        except (ArgumentError, MisconfigurationException, ValueError) as error:
+            raise UserError(f"{self.command}: {in_one_line(str(error))}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration as it is: Lightning would let a checkpoint's settings replace it unsaid.
+
+        The checkpoint is read here once, so that one that cannot be read is refused before anything is built.
+        """
+        path = self.config[self.command].ckpt_path
+        if path is not None:
+            read_checkpoint(path)
+
+    def before_instantiate_classes(self) -> None:
+        """Chooses and checks the run directory, before data and network take their time."""
+        config = self.config[self.command]
+        self.directory = RunDirectory(Path(config.output))
+        if self.command != "fit" or config.trainer.fast_dev_run:
+            return
+        wanted = self.directory
+        if config.ckpt_path is None or Path(config.ckpt_path).resolve().parent != wanted.checkpoints.resolve():
+            self.directory = wanted.free()
+        config.output = config.trainer.default_root_dir = str(self.directory.root)
+        if self.directory != wanted:
+            tell(f"{wanted.root} holds an earlier run, which stays as it is")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with this library's callbacks and logger."""
+        config = self.config_init[self.command].trainer
+        callbacks = self._fit_callbacks(config) if self.command == "fit" else []
+        if self.command == "predict":
+            callbacks = [PredictionTable(self.directory.predictions)]
+        if self.command == "fit" and not self._trial:
+            self.directory.make_writable()
+            tell(f"run directory {self.directory.root}")
+        if self.command == "fit" and not self._trial and config.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(
+                self.directory.root, name="", version=self.directory.tensorboard.name, default_hp_metric=False
+            )
+        elif config.logger is None:
+            kwargs["logger"] = False
+        self.trainer_defaults["callbacks"] = callbacks
+        trainer = super().instantiate_trainer(**kwargs)
+        assert isinstance(trainer, Trainer)
+        return trainer
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains; whatever ends the training, the last lines say what is there and how to go on."""
+        try:
+            self.trainer.fit(**kwargs)
+        except BaseException as error:
+            if not self._trial:
+                tell(how_to_resume(self.directory))
+            if self.request.signum and isinstance(error, Exception):
+                # Data workers got the signal too, and ended before the step did.
+                raise Stopped(self.request.signum) from error
+            raise
+        tell("the trial run went through" if self._trial else what_is_there(self.directory, self.trainer))
+
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluates on the validation data."""
+        tell(describe_metrics(self.trainer.validate(**kwargs)))
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluates on the test data."""
+        tell(describe_metrics(self.trainer.test(**kwargs)))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Writes the predictions."""
+        self.trainer.predict(**kwargs)
+        tell(f"predictions {self.directory.predictions}")
+
+    def _fit_callbacks(self, config: Any) -> list[Callback]:
+        history = History(None if self._trial else self.directory)
+        callbacks: list[Callback] = [history]
+        if config.enable_progress_bar is not False:
+            callbacks.append(Progress(history))
+        if config.enable_checkpointing is not False and not self._trial:
+            if config.limit_val_batches != 0:
+                callbacks.append(_best_checkpoint(self.model, self.directory))
+            callbacks.append(KeepLast(self.directory.last, self.request))
+        return callbacks
+
+
+def _best_checkpoint(task: Task, directory: RunDirectory) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=directory.checkpoints,
+        filename=directory.best.stem,
+        monitor=task.monitor,
+        mode=task.mode,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Keeps the whole configuration beside the checkpoints when training begins, also when it begins again."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file; called on the first process alone."""
+        if stage == "fit":
+            path = RunDirectory(Path(self.config.output)).config
+            self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
