@@ -1,6 +1,7 @@
 """Folders of images: what is read, what is refused and in which words."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from acmix.errors import UserError
 from acmix.tasks.data import Augmentation, ImageFolderDataModule
+from acmix.tasks.data.labelled import LabelledImages
 
 PLAIN = Augmentation(crop="center", hflip=0)
 
@@ -138,6 +140,15 @@ def test_a_folder_of_test_images_is_enough_for_a_test(root: Path) -> None:
     assert read(data, "test") == files(root / "test", ["ant", "bee", "cat"])
 
 
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_the_names_of_the_files_are_known(root: Path, cache: str) -> None:
+    data = module(root, predict_folder="val", cache=cache)
+    data.setup("predict")
+    source = data.sources["predict"]
+    assert isinstance(source, LabelledImages)
+    assert [Path(os.fsdecode(path)) for path in source.store.paths] == sorted((root / "val").rglob("*.png"))
+
+
 @pytest.mark.parametrize("absolute", [False, True], ids=["relative", "absolute"])
 def test_prediction_reads_any_folder(root: Path, absolute: bool) -> None:
     folder = root / "train/cat"
@@ -258,7 +269,6 @@ def test_a_bad_image_stops_the_run_in_one_line(
     data = module(root, **options)
     with pytest.raises(UserError) as caught:
         set_up_and_read(data)
-    data.teardown()
     assert str(caught.value).startswith(f"cannot read {bad}: {reason}")
     assert str(caught.value).endswith("; repair or remove the file, or set on_bad_image to skip")
     assert "\n" not in str(caught.value)

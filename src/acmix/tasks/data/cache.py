@@ -11,7 +11,7 @@ from PIL import Image
 from rich.progress import track
 
 from acmix.errors import UserError
-from acmix.tasks.data.images import Images, OnBadImage, UnreadableImageError, read_image, refuse
+from acmix.tasks.data.images import Images, OnBadImage, UnreadableImageError, packed, read_image, refuse
 from acmix.tasks.data.notes import inform
 
 __all__ = ["RamStore"]
@@ -36,6 +36,7 @@ class RamStore:
 
     def __init__(self, paths: Sequence[str], on_bad_image: OnBadImage, name: str) -> None:
         _check_memory(paths)
+        self.paths = packed(paths)
         pixels = bytearray()
         self.skipped: dict[int, tuple[str, str]] = {}
         self.sizes = np.zeros((len(paths), 2), dtype=np.int64)

@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from acmix.errors import UserError
 
-__all__ = ["FileStore", "ImageStore", "Images", "OnBadImage", "UnreadableImageError", "read_image", "refuse"]
+__all__ = ["FileStore", "ImageStore", "Images", "OnBadImage", "UnreadableImageError", "packed", "read_image", "refuse"]
 
 OnBadImage: TypeAlias = Literal["raise", "skip"]
 Images: TypeAlias = NDArray[np.uint8] | list[Image.Image]
@@ -26,7 +27,13 @@ class UnreadableImageError(Exception):
 
 
 class ImageStore(Protocol):
-    """The images of a data set, by number."""
+    """The images of a data set, by number.
+
+    Attributes:
+        paths: Their files, encoded as by `os.fsencode` [N].
+    """
+
+    paths: NDArray[np.bytes_]
 
     def __len__(self) -> int:
         """Number of images, unreadable ones included."""
@@ -85,6 +92,18 @@ def refuse(path: str, reason: str) -> UserError:
     return UserError(f"cannot read {path}: {reason}; repair or remove the file, or set on_bad_image to skip")
 
 
+def packed(paths: Sequence[str]) -> NDArray[np.bytes_]:
+    """File names in one array: forked workers would copy a list's strings, one by one, as they count references.
+
+    Args:
+        paths: File names.
+
+    Returns:
+        The names, encoded as by `os.fsencode` [N].
+    """
+    return np.array([os.fsencode(path) for path in paths])
+
+
 class FileStore:
     """Reads the files each time they are asked for.
 
@@ -94,8 +113,7 @@ class FileStore:
     """
 
     def __init__(self, paths: list[str], on_bad_image: OnBadImage) -> None:
-        # Bytes in one array: forked workers would copy a list's strings, one by one, as they count references.
-        self.paths = np.array([os.fsencode(path) for path in paths])
+        self.paths = packed(paths)
         self.on_bad_image = on_bad_image
 
     def __len__(self) -> int:

@@ -110,6 +110,7 @@ class EpochLoader:
         self._restarted = False
         for batch in self._loader:
             if isinstance(batch, UserError):
+                self.close()
                 raise batch
             if batch.skipped:
                 self._on_skip(batch.skipped)
