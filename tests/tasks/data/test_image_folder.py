@@ -1,6 +1,5 @@
 """Folders of images: what is read, what is refused and in which words."""
 
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -42,11 +41,6 @@ def read(data: ImageFolderDataModule, part: str) -> list[tuple[bytes, int]]:
         restored = ((images * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         samples += [(image.numpy().tobytes(), int(target)) for image, target in zip(restored, targets, strict=True)]
     return samples
-
-
-def set_up_and_read(data: ImageFolderDataModule) -> None:
-    data.setup("validate")
-    list(data.val_dataloader())
 
 
 def files(folder: Path, classes: list[str]) -> list[tuple[bytes, int]]:
@@ -232,80 +226,6 @@ def test_wrong_folders_are_named(
         module(root, **options).setup("predict" if "predict_folder" in options else "fit")
     assert str(caught.value).startswith(words.format(root=root))
     assert "\n" not in str(caught.value)
-
-
-def truncated(path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path, quality=95)
-    path.write_bytes(path.read_bytes()[:900])
-
-
-def text(path: Path) -> None:
-    path.write_text("this is no image")
-
-
-def broken_png(path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(path, format="png")
-    content = bytearray(path.read_bytes())
-    content[45] ^= 0xFF
-    path.write_bytes(content)
-
-
-BAD = [
-    pytest.param(truncated, "image file is truncated", id="truncated JPEG"),
-    pytest.param(text, "not an image", id="no image"),
-    pytest.param(lambda path: path.write_bytes(b""), "not an image", id="empty file"),
-    pytest.param(broken_png, "", id="damaged PNG"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "reason"), BAD)
-@pytest.mark.parametrize("options", [{"num_workers": 0}, {"num_workers": 2}, {"cache": "ram"}], ids=str)
-def test_a_bad_image_stops_the_run_in_one_line(
-    root: Path, spoil: Callable[[Path], object], reason: str, options: dict[str, Any]
-) -> None:
-    bad = root / "val/bee/000.jpg"
-    spoil(bad)
-    data = module(root, **options)
-    with pytest.raises(UserError) as caught:
-        set_up_and_read(data)
-    assert str(caught.value).startswith(f"cannot read {bad}: {reason}")
-    assert str(caught.value).endswith("; repair or remove the file, or set on_bad_image to skip")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("spoil", "reason"), BAD)
-@pytest.mark.parametrize("options", [{"num_workers": 0}, {"num_workers": 2}, {"cache": "ram"}], ids=str)
-def test_bad_images_can_be_skipped_and_are_counted(
-    root: Path,
-    spoil: Callable[[Path], object],
-    reason: str,
-    options: dict[str, Any],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    good = files(root / "val", ["ant", "bee", "cat"])
-    bad = [root / "val/ant/000a.jpg", root / "val/bee/009.jpg"]
-    for path in bad:
-        spoil(path)
-    data = module(root, on_bad_image="skip", **options)
-    data.setup("validate")
-    with caplog.at_level(logging.WARNING):
-        assert read(data, "val") == good
-        assert read(data, "val") == good
-    data.teardown()
-    assert list(data.skipped) == [str(path) for path in bad]
-    assert [message.split(": ")[0] for message in caplog.messages] == [f"skipped {path}" for path in bad]
-    assert caplog.messages[1].endswith("(2 skipped so far)")
-    assert reason in caplog.messages[0]
-
-
-def test_a_batch_of_bad_images_stops_the_run(root: Path) -> None:
-    for path in (root / "val/ant").iterdir():
-        text(path)
-    data = module(root, on_bad_image="skip", batch_size=2)
-    data.setup("validate")
-    with pytest.raises(UserError, match=r"none of the 2 images of a batch can be read, .*val/ant/000\.png"):
-        list(data.val_dataloader())
 
 
 def test_a_cache_larger_than_the_memory_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
