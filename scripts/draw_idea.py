@@ -81,7 +81,7 @@ def draw_attention() -> Canvas:
     for name, shown, y in (("q", q[1] / q[1].abs().max(), 5.4), ("k", k[1], 15.4), ("v", HEART, 25.4)):
         page.tile(19.6, y, shown * 0.8, 1.2, colors=(SHARED, NEGATIVE))
         page.text(31.6, y + 4.2, f"${name} = W_{name}\\,x$", size=8)
-    note = "each pixel weighs all pixels, then sums their values:\nno weights of its own"
+    note = "each pixel weighs all pixels, then sums their values:\nnothing to learn here"
     page.stage(39.6, 1, 41.8, 40, title="Stage II", note=note, color=ATTENTION)
     page.arrow((36, 9.6), (42.6, MIDDLE - 3))
     page.arrow((36, MIDDLE), (42.6, MIDDLE))

@@ -126,7 +126,8 @@ def pedigree(record: dict[str, Any]) -> str:
     return (
         f"Milliseconds, medians of {settings['rounds']} turns; {device['name']} ({record['instruction_set']}), "
         f"{device['threads']} thread, PyTorch {versions['torch']}, batch {settings['batch']}, {settings['dtype']}, "
-        f"commit `{record['commit'][:10]}`. In brackets: times the first row. With a slash: forward / training step. "
+        f"load average {record['load_average_before']} before, commit `{record['commit'][:10]}`. "
+        "In brackets: times the first row. With a slash: forward / training step. "
         "All figures: [records/shifts.json](records/shifts.json)."
     )
 
