@@ -3,14 +3,16 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from acmix.analysis.arguments import add_model_args, read_pixel
 from acmix.analysis.attention import LayerView, choose_layers, look_inside
 from acmix.analysis.attention_picture import draw_heads, draw_overview
+from acmix.analysis.packages import require
 from acmix.analysis.rates import format_rates, layer_rates, write_rates_csv
 from acmix.analysis.rates_picture import draw_rates
-from acmix.analysis.scene import Preparation, Scene, make_scene, read_image, sample_image
+from acmix.analysis.scene import Scene, digits_preparation, make_scene, read_image, sample_image
 from acmix.analysis.trained import TrainedNetwork, load_trained
 from acmix.errors import UserError
 
@@ -67,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: a checkpoint, the image, a pixel, a layer or the output folder is not as it should be.
     """
+    require("timm", "matplotlib", "sklearn")
     if args.image_size is not None and args.image_size < 1:
         raise UserError(f"--image-size {args.image_size}: expected at least 1")
     if len(args.checkpoints) > 1 and (args.image or args.pixels or args.layers or args.heads):
@@ -95,8 +98,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _look(network: TrainedNetwork, args: argparse.Namespace) -> tuple[Scene, list[LayerView]] | None:
     preparation = network.preparation
+    if args.image is None and preparation.channels == 1 and not network.knows_preparation:
+        preparation = digits_preparation()
     if args.image_size is not None:
-        preparation = Preparation(preparation.channels, args.image_size, preparation.mean, preparation.std)
+        preparation = replace(preparation, image_size=args.image_size)
     channels = preparation.channels
     if channels not in _DRAWABLE:
         _say(

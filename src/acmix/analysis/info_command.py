@@ -11,6 +11,7 @@ from acmix.analysis.arguments import add_model_args
 from acmix.analysis.backends import OPS, available_devices, backend_answers, layer_backends
 from acmix.analysis.complexity import Complexity, UnitComplexity, count_complexity, count_units
 from acmix.analysis.environment import describe_environment
+from acmix.analysis.packages import how_to_install, missing
 from acmix.analysis.tables import format_count, format_table
 from acmix.analysis.trained import build_untrained
 from acmix.errors import UserError
@@ -64,26 +65,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _overview(image_size: int) -> str:
+    return "\n\n".join(
+        [describe_environment(), _backends(), _models(image_size), "Next: acmix info MODEL lists a model's layers."]
+    )
+
+
+def _models(image_size: int) -> str:
+    if missing("timm"):
+        return f"The networks are not available: {how_to_install('timm')}"
     from acmix.models import list_models
 
     rows = []
     for name in list_models():
         complexity = _count(name, _build(name, {}), _input_size({}, image_size))
         rows.append((name, f"{complexity.parameters:,}", format_count(complexity.macs)))
-    return "\n".join(
-        [
-            describe_environment(),
-            "",
-            _backends(),
-            "",
-            f"Models, 1000 classes, MACs at 3 x {image_size} x {image_size}:",
-            "",
-            format_table(("model", "parameters", "MACs"), rows),
-            "",
-            _COUNTED,
-            "Next: acmix info MODEL lists a model's layers.",
-        ]
-    )
+    table = format_table(("model", "parameters", "MACs"), rows)
+    return f"Models, 1000 classes, MACs at 3 x {image_size} x {image_size}:\n\n{table}\n\n{_COUNTED}"
 
 
 def _backends() -> str:

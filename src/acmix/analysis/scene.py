@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Preparation", "Scene", "make_scene", "read_image", "sample_image"]
+__all__ = ["Preparation", "Scene", "digits_preparation", "make_scene", "read_image", "sample_image"]
 
+_GREY_LEVELS = 16
 _DIGIT = 12  # a wide 2 with a loop: strokes in every direction
 
 
@@ -27,13 +28,13 @@ class Preparation:
 
     Attributes:
         channels: 1 or 3.
-        image_size: length of the shorter side in pixels; None keeps the image's size.
+        image_size: length of the shorter side in pixels.
         mean: one number per channel, of values from 0 to 1.
         std: one number per channel.
     """
 
     channels: int
-    image_size: int | None
+    image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -86,6 +87,14 @@ def read_image(path: Path, channels: int) -> Tensor:
         raise UserError(f"--image {path}: broken image ({error}); copy it again") from error
 
 
+def digits_preparation() -> Preparation:
+    """How scikit-learn's digits are prepared where nothing else is known: as they are, by their mean and deviation."""
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images) / _GREY_LEVELS
+    return Preparation(1, images.shape[-1], (float(images.mean()),), (float(images.std()),))
+
+
 def sample_image(channels: int) -> Tensor:
     """An image that comes with scikit-learn: a handwritten digit for one channel, a photograph for three.
 
@@ -100,7 +109,7 @@ def sample_image(channels: int) -> Tensor:
 
     if channels == 1:
         digits: NDArray[np.float64] = load_digits().images
-        return torch.from_numpy(digits[_DIGIT] / digits.max()).float()[None]
+        return torch.from_numpy(digits[_DIGIT] / _GREY_LEVELS).float()[None]
     return _to_tensor(Image.fromarray(load_sample_image("china.jpg")))
 
 
@@ -124,7 +133,7 @@ def make_scene(image: Tensor, preparation: Preparation, pixels: tuple[Pixel, ...
             raise UserError(
                 f"--pixels {y},{x}: outside of the image, which has rows 0 to {height - 1} and columns 0 to {width - 1}"
             )
-    shown = image if preparation.image_size is None else _resize(image, preparation.image_size)
+    shown = _resize(image, preparation.image_size)
     mean, std = (torch.tensor(values)[:, None, None] for values in (preparation.mean, preparation.std))
     if pixels:
         scaled = tuple((y * shown.shape[-2] // height, x * shown.shape[-1] // width) for y, x in pixels)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from acmix.analysis.packages import require
 from acmix.analysis.scene import Preparation
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint, read_state_dict
@@ -26,12 +27,14 @@ class TrainedNetwork:
     Attributes:
         name: name of the network in the zoo.
         model: the network, in evaluation mode, on the CPU.
-        preparation: how its input images were prepared, as far as the checkpoint says; else the host's defaults.
+        preparation: how its input images are prepared.
+        knows_preparation: whether that is what the checkpoint says, and not the host network's default.
     """
 
     name: str
     model: nn.Module
     preparation: Preparation
+    knows_preparation: bool
 
 
 def build_untrained(name: str, model_args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -47,6 +50,7 @@ def build_untrained(name: str, model_args: Mapping[str, Any] | None = None) -> n
     Raises:
         UserError: there is no network of that name, or it does not take these arguments.
     """
+    require("timm")
     from acmix.models import create_model
 
     try:
@@ -58,6 +62,8 @@ def build_untrained(name: str, model_args: Mapping[str, Any] | None = None) -> n
 
 def load_trained(path: Path, name: str | None = None, model_args: Mapping[str, Any] | None = None) -> TrainedNetwork:
     """Rebuilds a network from a checkpoint of `acmix fit`, or from a bare state dict and the network's name.
+
+    A checkpoint says how its images were prepared under `input`: `image_size`, `mean` and `std`.
 
     Args:
         path: the checkpoint; nothing in it is ever executed.
@@ -87,7 +93,8 @@ def load_trained(path: Path, name: str | None = None, model_args: Mapping[str, A
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit {wanted}: {_in_one_line(error)}; give its --model NAME") from error
-    return TrainedNetwork(wanted, model.eval(), _preparation(model, arguments, checkpoint))
+    told = checkpoint.get("input") or {}
+    return TrainedNetwork(wanted, model.eval(), _preparation(model, arguments, told), bool(told))
 
 
 def _config(model: nn.Module) -> Mapping[str, Any]:
@@ -117,9 +124,8 @@ def _in_one_line(error: RuntimeError) -> str:
     return "; ".join(line.rstrip(". ") for line in short)
 
 
-def _preparation(model: nn.Module, arguments: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Preparation:
-    """What the checkpoint says under `input` about its images, and timm's default configuration for the rest."""
-    told: Mapping[str, Any] = checkpoint.get("input") or {}
+def _preparation(model: nn.Module, arguments: Mapping[str, Any], told: Mapping[str, Any]) -> Preparation:
+    """What the checkpoint says about its images, and timm's default configuration for the rest."""
     config = _config(model)
     channels = int(arguments.get("in_chans", 3))
     size = told.get("image_size", config.get("input_size", (channels, 224, 224))[-1])
