@@ -35,6 +35,7 @@ class LayerView:
 
     Attributes:
         layer: the layer and its place in the network.
+        input_size: H and W.
         attention: softmax weights of the queries over the keys, [N, P, H, W]; None without an attention path.
         queries: where the query pixels lie on the layer's input map.
         windows: the keys that each query can see.
@@ -43,6 +44,7 @@ class LayerView:
     """
 
     layer: NamedLayer
+    input_size: tuple[int, int]
     attention: Tensor | None
     queries: tuple[Pixel, ...]
     windows: tuple[Window, ...]
@@ -141,7 +143,8 @@ def _view(layer: NamedLayer, x: Tensor, image_size: tuple[int, int], pixels: Seq
         Window(max(y - reach, 0), max(x_ - reach, 0), min(y + reach + 1, height), min(x_ + reach + 1, width))
         for y, x_ in queries
     )
-    return LayerView(layer, attention, queries, windows, _response(paths.attention), _response(paths.convolution))
+    responses = (_response(paths.attention), _response(paths.convolution))
+    return LayerView(layer, (height, width), attention, queries, windows, *responses)
 
 
 def _response(path: Tensor | None) -> Tensor | None:

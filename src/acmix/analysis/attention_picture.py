@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from acmix.analysis.attention import LayerView, Pixel
+from acmix.analysis.attention import LayerView
 from acmix.analysis.panels import (
     SOFT,
     Sheet,
@@ -16,6 +16,7 @@ from acmix.analysis.panels import (
     draw_response,
     mark,
 )
+from acmix.analysis.scene import Scene
 
 __all__ = ["draw_heads", "draw_overview"]
 
@@ -27,84 +28,75 @@ _LEGEND = (
     "Orange: how much the marked pixel attends to each place, mean of the heads.",
     "Full colour is the largest weight, which is written below.",
     "Dashed: the window that the pixel can see.",
-    "Green to yellow: strength of each path's output (norm over its channels,",
-    "rate included), both paths of a layer on one scale.",
+    "Blue to yellow: strength of each path's output (norm over its channels, rate",
+    "included), from 0 to the largest, which is written below.",
 )
 _LEGEND_WIDTH = 4.9
 
 
-def draw_overview(
-    image: Tensor,
-    pixels: Sequence[Pixel],
-    views: Sequence[LayerView],
-    path: Path,
-    *,
-    labels: Sequence[str] = (),
-) -> None:
+def draw_overview(scene: Scene, views: Sequence[LayerView], path: Path) -> None:
     """Draws one row per layer: attention of each pixel over the image (mean of the heads), then the two responses.
 
-    Both responses of a layer share one colour scale, so that they can be compared.
-
     Args:
-        image: the image as a person sees it, [C, H, W] with 1 or 3 channels, values from 0 to 1.
-        pixels: the query pixels on the image.
-        views: what the layers did, from `look_inside`.
+        scene: the image and its query pixels.
+        views: what the layers did on this scene, from `look_inside`.
         path: the PNG file to write.
-        labels: what the pixels are called (default: their rows and columns).
     """
+    image = scene.image
     width, height = _cell(image)
-    columns = len(pixels) + 2
+    columns = len(scene.pixels) + 2
     body = max(columns * (width + _GAP), width + _GAP + _LEGEND_WIDTH)
     body_top = _MARGIN + max(height, 1.3) + 0.6
     sheet = Sheet(2 * _MARGIN + _LABEL + body, body_top + len(views) * (height + _NOTE) + _MARGIN / 2)
     lefts = [_MARGIN + _LABEL + column * (width + _GAP) for column in range(columns)]
 
-    sheet.write(_MARGIN, _MARGIN, f"image\n{_size(image)}")
-    _draw_image_with_pixels(sheet, lefts[0], image, pixels)
+    sheet.write(_MARGIN, _MARGIN, _describe_image(scene))
+    panel = sheet.panel(lefts[0], _MARGIN, width, height)
+    draw_image(panel, image)
+    for number, (y, x) in enumerate(scene.pixels):
+        draw_pixel(panel, image, number, y, x)
     sheet.write(lefts[1], _MARGIN, "\n".join(_LEGEND), size=8.5, color=SOFT)
-    for number, label in enumerate(labels or _labels(pixels)):
+    for number, label in enumerate(scene.labels):
         sheet.write(lefts[number], body_top - 0.23, f"{number + 1}: {label}", color=mark(number))
     for left, words in zip(lefts[-2:], ("attention path", "convolution path"), strict=True):
         sheet.write(left, body_top - 0.23, words)
     for row, view in enumerate(views):
         top = body_top + row * (height + _NOTE)
-        sheet.write(_MARGIN, top, _describe(view))
+        sheet.write(_MARGIN, top, _describe_layer(view))
         for number, left in enumerate(lefts[:-2]):
             weights = None if view.attention is None else view.attention[:, number].mean(0)
             _draw_look(sheet, (left, top), image, view, number, weights)
-        _draw_responses(sheet, lefts[-2:], top, image, view)
+        for left, response in zip(lefts[-2:], (view.attention_response, view.convolution_response), strict=True):
+            _draw_response(sheet, (left, top), image, response)
     sheet.figure.savefig(path, format="png")
 
 
-def draw_heads(
-    image: Tensor, pixels: Sequence[Pixel], view: LayerView, path: Path, *, labels: Sequence[str] = ()
-) -> None:
+def draw_heads(scene: Scene, view: LayerView, path: Path) -> None:
     """Draws one row per pixel and one column per head of a single layer.
 
     Args:
-        image: the image as a person sees it, [C, H, W] with 1 or 3 channels, values from 0 to 1.
-        pixels: the query pixels on the image.
-        view: what the layer did, from `look_inside`.
+        scene: the image and its query pixels.
+        view: what the layer did on this scene, from `look_inside`.
         path: the PNG file to write.
-        labels: what the pixels are called (default: their rows and columns).
 
     Raises:
         ValueError: the layer has no attention path.
     """
     if view.attention is None:
         raise ValueError(f"{view.layer.name} has no attention path, so it has no heads to draw")
+    image = scene.image
     width, height = _cell(image)
-    heads = view.attention.shape[0]
+    heads, body_top = view.attention.shape[0], _MARGIN + 0.3
     sheet = Sheet(
         2 * _MARGIN + _LABEL + (1 + heads) * (width + _GAP),
-        _MARGIN + 0.3 + len(pixels) * (height + _NOTE) + _MARGIN / 2,
+        body_top + max(len(scene.pixels) * (height + _NOTE), 1.2) + _MARGIN / 2,
     )
     lefts = [_MARGIN + _LABEL + column * (width + _GAP) for column in range(1 + heads)]
-    sheet.write(_MARGIN, _MARGIN, _describe(view))
+    sheet.write(_MARGIN, _MARGIN, _describe_layer(view))
     for head, left in enumerate(lefts[1:], start=1):
         sheet.write(left, _MARGIN, f"head {head}")
-    for number, ((y, x), label) in enumerate(zip(pixels, labels or _labels(pixels), strict=True)):
-        top = _MARGIN + 0.3 + number * (height + _NOTE)
+    for number, ((y, x), label) in enumerate(zip(scene.pixels, scene.labels, strict=True)):
+        top = body_top + number * (height + _NOTE)
         panel = sheet.panel(lefts[0], top, width, height)
         draw_image(panel, image)
         draw_pixel(panel, image, number, y, x)
@@ -120,55 +112,51 @@ def _cell(image: Tensor) -> tuple[float, float]:
     return (_CELL, _CELL * aspect) if aspect <= 1 else (max(_CELL / aspect, 1.3), _CELL)
 
 
-def _labels(pixels: Sequence[Pixel]) -> list[str]:
-    return [f"pixel {y},{x}" for y, x in pixels]
+def _describe_image(scene: Scene) -> str:
+    seen = tuple(scene.image.shape[-2:])
+    lines = ["image", _size(scene.original_size)] + ([f"seen at {_size(seen)}"] if seen != scene.original_size else [])
+    return "\n".join(lines)
 
 
-def _size(map_: Tensor) -> str:
-    return f"{map_.shape[-2]} x {map_.shape[-1]}"
-
-
-def _describe(view: LayerView) -> str:
+def _describe_layer(view: LayerView) -> str:
     module = view.layer.module
+    before, after = _size(view.input_size), _size(tuple(view.responses[0].shape))
     rates = [
         f"{word} {float(rate.detach()):.2f}"
         for word, rate in (("alpha", module.alpha), ("beta", module.beta))
         if rate is not None
     ]
-    return "\n".join([f"layer {view.layer.index}", view.layer.name, f"map {_size(view.responses[0])}", *rates])
+    size = f"map {after}" if before == after else f"map {before}\nto {after}"
+    return "\n".join([f"layer {view.layer.index}", view.layer.name, size, *rates])
 
 
-def _draw_image_with_pixels(sheet: Sheet, left: float, image: Tensor, pixels: Sequence[Pixel]) -> None:
-    panel = sheet.panel(left, _MARGIN, *_cell(image))
-    draw_image(panel, image)
-    for number, (y, x) in enumerate(pixels):
-        draw_pixel(panel, image, number, y, x)
+def _size(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _draw_look(
     sheet: Sheet, place: tuple[float, float], image: Tensor, view: LayerView, number: int, weights: Tensor | None
 ) -> None:
     """One pixel's attention; `weights` [H, W] are a head's or the mean's, None where there is no attention path."""
-    panel = sheet.panel(*place, *_cell(image))
     if weights is None:
-        panel.text(0.5, 0.5, "no attention path", ha="center", va="center", fontsize=8, color=SOFT)
+        _say_missing(sheet, place, image)
         return
+    panel = sheet.panel(*place, *_cell(image))
     draw_attention(panel, image, weights)
     zoom = draw_query(panel, image, view, number)
     note = f"largest {float(weights.max()):.2g}" + (f", {zoom:.1f} x closer" if zoom > 1 else "")
     sheet.write(place[0], place[1] + _cell(image)[1] + 0.05, note, size=8, color=SOFT)
 
 
-def _draw_responses(sheet: Sheet, lefts: Sequence[float], top: float, image: Tensor, view: LayerView) -> None:
-    width, height = _cell(image)
-    brightest = max(float(response.max()) for response in view.responses) or 1.0
-    for left, response, word in zip(
-        lefts, (view.attention_response, view.convolution_response), ("attention", "convolution"), strict=True
-    ):
-        panel = sheet.panel(left, top, width, height)
-        if response is None:
-            panel.text(0.5, 0.5, f"no {word} path", ha="center", va="center", fontsize=8, color=SOFT)
-            continue
-        draw_response(panel, image, response, brightest)
-        note = f"mean {float(response.mean()):.2g}, scale 0 to {brightest:.2g}"
-        sheet.write(left, top + height + 0.05, note, size=8, color=SOFT)
+def _draw_response(sheet: Sheet, place: tuple[float, float], image: Tensor, response: Tensor | None) -> None:
+    if response is None:
+        _say_missing(sheet, place, image)
+        return
+    draw_response(sheet.panel(*place, *_cell(image)), image, response)
+    note = f"mean {float(response.mean()):.2g}, largest {float(response.max()):.2g}"
+    sheet.write(place[0], place[1] + _cell(image)[1] + 0.05, note, size=8, color=SOFT)
+
+
+def _say_missing(sheet: Sheet, place: tuple[float, float], image: Tensor) -> None:
+    panel = sheet.panel(*place, *_cell(image))
+    panel.text(0.5, 0.5, "no such path", ha="center", va="center", fontsize=8, color=SOFT, transform=panel.transAxes)

@@ -119,12 +119,12 @@ def _look(network: TrainedNetwork, args: argparse.Namespace) -> tuple[Scene, lis
 
 def _draw(scene: Scene, views: Sequence[LayerView], output: Path, *, heads: bool) -> list[Path]:
     overview = output / "attention.png"
-    draw_overview(scene.image, scene.pixels, views, overview, labels=scene.labels)
+    draw_overview(scene, views, overview)
     written = [overview]
     for view in views:
         if heads and view.attention is not None:
             path = output / f"heads-{view.layer.index:02d}-{view.layer.name}.png"
-            draw_heads(scene.image, scene.pixels, view, path, labels=scene.labels)
+            draw_heads(scene, view, path)
             written.append(path)
     return written
 

@@ -138,8 +138,8 @@ def draw_pixel(axes: "Axes", image: Tensor, number: int, y: int, x: int) -> None
     )
 
 
-def draw_response(axes: "Axes", image: Tensor, response: Tensor, top: float) -> None:
-    """Shows a path's response [H', W'] stretched over the image's frame, on a scale from 0 to `top`."""
+def draw_response(axes: "Axes", image: Tensor, response: Tensor) -> None:
+    """Shows a path's response [H', W'] stretched over the image's frame, on a scale from 0 to its largest value."""
     height, width = image.shape[-2:]
     axes.imshow(
         response.numpy(),
@@ -148,7 +148,7 @@ def draw_response(axes: "Axes", image: Tensor, response: Tensor, top: float) -> 
         aspect="auto",
         cmap="viridis",
         vmin=0,
-        vmax=top,
+        vmax=float(response.max()) or 1.0,
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Preparation", "Scene", "digits_preparation", "make_scene", "read_image", "sample_image"]
 
 _GREY_LEVELS = 16
-_DIGIT = 12  # a wide 2 with a loop: strokes in every direction
+_DIGIT = 35  # a clear 5: strokes in every direction
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,15 @@ class Scene:
         image: as a person sees it, at the network's size: [C, H, W], values from 0 to 1.
         network_input: the same, normalised.
         pixels: query pixels on `image`.
-        labels: how the user named them.
+        labels: what these pixels are called, by their places on the original image.
+        original_size: height and width before the image was resized.
     """
 
     image: Tensor
     network_input: Tensor
     pixels: tuple[Pixel, ...]
     labels: tuple[str, ...]
+    original_size: tuple[int, int]
 
 
 def read_image(path: Path, channels: int) -> Tensor:
@@ -141,7 +143,7 @@ def make_scene(image: Tensor, preparation: Preparation, pixels: tuple[Pixel, ...
     else:
         scaled = tuple(pick_pixels(shown))
         labels = tuple(f"pixel {y * height // shown.shape[-2]},{x * width // shown.shape[-1]}" for y, x in scaled)
-    return Scene(shown, (shown - mean) / std, scaled, labels)
+    return Scene(shown, (shown - mean) / std, scaled, labels, (height, width))
 
 
 def _resize(image: Tensor, shorter: int) -> Tensor:
