@@ -119,6 +119,20 @@ def test_two_channels_are_tabled_but_not_drawn(tmp_path: Path, capsys: pytest.Ca
     assert sorted(file.name for file in (tmp_path / "analysis").iterdir()) == ["rates.csv", "rates.png"]
 
 
+def test_the_same_checkpoint_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(checkpoint(tmp_path / "best.ckpt"))
+    assert main(["analyze", path, path]) == 2
+    assert "the same checkpoint twice" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acmix.analysis.packages.find_spec", lambda name: None if name == "matplotlib" else name)
+    assert main(["analyze", str(tmp_path / "best.ckpt")]) == 2
+    assert "matplotlib not installed; pip install 'acmix[training]'" in capsys.readouterr().err
+
+
 class Stranger:
     """What a pickled checkpoint would bring along."""
 

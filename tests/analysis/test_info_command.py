@@ -55,6 +55,16 @@ def test_a_reason_is_printed_for_what_cannot_run(
     assert "torch cannot run local_attention: no local_attention today" in text
 
 
+def test_without_timm_all_but_the_networks_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acmix.analysis.packages.find_spec", lambda name: None)
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert "Backends on cpu" in text
+    assert "The networks are not available: timm not installed; pip install 'acmix[zoo]'" in text
+
+
 def test_the_layers_of_a_model_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "acmix_resnet14", "--image-size", "64"]) == 0
     text = capsys.readouterr().out
