@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import acmix
+from acmix.analysis.trained import load_trained
 from acmix.cli import main
 from analysis.pictures import read_png
 
@@ -61,14 +62,19 @@ def test_a_checkpoint_that_lightning_wrote_is_read(tmp_path: Path) -> None:
     from lightning.pytorch import Trainer
 
     from acmix.tasks import ClassificationTask
+    from acmix.tasks.data import DigitsDataModule
 
+    data = DigitsDataModule(image_size=12)
+    data.setup()
     task = ClassificationTask("acmix_resnet14", num_classes=10, in_chans=1, model_args=SMALL)
     nn.init.constant_(task.model.layer4[0].conv2.beta, 0.125)
     trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, barebones=True)
     trainer.strategy.connect(task)
+    task.trainer, trainer.datamodule = trainer, data
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     assert main(["analyze", str(tmp_path / "last.ckpt"), "--output", str(tmp_path / "out")]) == 0
     assert rows(tmp_path / "out")[3]["beta"] == "0.125"
+    assert load_trained(tmp_path / "last.ckpt").preparation.image_size == 12
 
 
 def test_a_colour_network_looks_at_a_photograph(tmp_path: Path) -> None:
