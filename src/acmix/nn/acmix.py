@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from acmix.functional import convolution_path, local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
-from acmix.nn.position import coordinate_grid
+from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import ShiftKernels
 from acmix.ops.checks import check_positive, check_window
+from acmix.ops.dispatch import BACKENDS
 
 __all__ = ["PATHS", "ACmix", "ACmixPaths"]
 
@@ -60,6 +61,9 @@ class ACmix(nn.Module):
 
     Loads the authors' state dicts (`conv1` ... `rate2`) as well as its own. As in their code, attention channel
     `n * D + c` and convolution channel `c * N + n` are added as they stand.
+
+    Compiles, exports and traces (`torch.compile`, `torch.export`, ONNX, `torch.jit.trace`); `torch.jit.script`, which
+    torch itself gives up, is not supported.
 
     Args:
         in_channels: channels of the input.
@@ -120,6 +124,9 @@ class ACmix(nn.Module):
             raise ValueError(f"ACmix: out_channels={out_channels} is no multiple of num_heads={num_heads}; change one.")
         if paths not in PATHS:
             raise ValueError(f"ACmix: paths={paths!r}, expected one of {PATHS}.")
+        if impl not in ("auto", *BACKENDS):
+            raise ValueError(f"ACmix: impl={impl!r}, expected one of {('auto', *BACKENDS)}.")
+        check_step("ACmix", position_step)
         if kernel_att > _WIDEST_USUAL_WINDOW and kernel_att in (in_channels, out_channels):
             message = f"ACmix: kernel_att={kernel_att} is a channel count; the third argument is the window's side."
             warnings.warn(message, stacklevel=2)
@@ -170,7 +177,10 @@ class ACmix(nn.Module):
         return attention * alpha if convolution is None else torch.addcmul(convolution, attention, alpha)
 
     def forward_paths(self, x: Tensor) -> ACmixPaths:
-        """The two terms of the output of `forward` for [B, C_in, H, W], each with its rate."""
+        """The two terms of the output of `forward`, each with its rate, in the output's shape."""
+        if x.dim() == 3:
+            parts = self.forward_paths(x.unsqueeze(0))
+            return ACmixPaths(*(None if part is None else part.squeeze(0) for part in parts))
         projected = self._project(x)
         attention = self._attend(projected)
         if attention is not None and self.alpha is not None:
@@ -191,9 +201,7 @@ class ACmix(nn.Module):
 
     def _project(self, x: Tensor) -> _Projected:
         """Stage I as one convolution whose channels come out in the order (d, q/k/v, head) that both paths read."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            expected = f"[B, {self.in_channels}, H, W] or [{self.in_channels}, H, W]"
-            raise ValueError(f"ACmix: the input has shape {tuple(x.shape)}, expected {expected}.")
+        self._check_input(x)
         heads, width = self.num_heads, self.head_width
         children = (self.query, self.key, self.value)
         weight = torch.stack([child.weight.unflatten(0, (heads, width)) for child in children])
@@ -205,6 +213,14 @@ class ACmix(nn.Module):
         qkv = F.conv2d(x, weight, bias)
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
         return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
+
+    def _check_input(self, x: Tensor) -> None:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch does not type it
+            return  # sizes are tensors there, and a comparison of two would warn
+        wrong = x.dim() != 4 or x.shape[1] != self.in_channels
+        if wrong or (not torch.compiler.is_compiling() and 0 in x.shape[2:]):
+            expected = f"[B, {self.in_channels}, H, W] or [{self.in_channels}, H, W] with H, W >= 1"
+            raise ValueError(f"ACmix: the input has shape {tuple(x.shape)}, expected {expected}.")
 
     def _window(self) -> _Window:
         return {"stride": self.stride, "dilation": self.dilation}
@@ -222,7 +238,8 @@ class ACmix(nn.Module):
         _, q, k, v = projected
         code = self._position_code(q)
         attended = local_attention(q, k, v, self.kernel_att, position=code, impl=self.impl, **self._window())
-        return attended.flatten(1, 2)
+        # Heads and their channels merge as the last axes: a batch of one would lose its stride, and with it the format.
+        return attended.movedim((1, 2), (3, 4)).flatten(3).movedim(3, 1)
 
     def _convolve(self, projected: _Projected) -> Tensor | None:
         if self.beta is None:
@@ -240,6 +257,8 @@ class ACmix(nn.Module):
         """The arguments that `print(layer)` shows."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_att={self.kernel_att}, num_heads={self.num_heads}"
         text += f", kernel_conv={self.kernel_conv}, stride={self.stride}, dilation={self.dilation}"
+        if self.position_step is not None:
+            text += f", position_step={self.position_step}"
         return text + f", paths={self.paths!r}, impl={self.impl!r}"
 
 

@@ -1,11 +1,20 @@
 """The coordinate grid behind the position code."""
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["coordinate_grid"]
+__all__ = ["check_step", "coordinate_grid"]
+
+
+def check_step(op: str, step: float | None) -> None:
+    """Raise ValueError unless `step` is None or a positive finite number."""
+    if step is None:
+        return
+    if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < math.inf:
+        raise ValueError(f"{op}: position_step={step!r}, expected a positive number, or None for the authors' grid.")
 
 
 def _authors_axis(size: int, device: torch.device) -> Tensor:
@@ -21,10 +30,10 @@ def _authors_axis(size: int, device: torch.device) -> Tensor:
     return torch.where(index < size // 2, step * index - 1.0, 1.0 - step * (last - index)).float()
 
 
-def _coordinates(size: int, step: float | None, device: torch.device) -> Tensor:
+def _coordinates(size: int, step: float | None, like: Tensor) -> Tensor:
     if step is None:
-        return _authors_axis(size, device)
-    return torch.arange(size, device=device) * step
+        return _authors_axis(size, like.device)
+    return torch.arange(size, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32)) * step
 
 
 def coordinate_grid(height: int, width: int, step: float | None, like: Tensor) -> Tensor:
@@ -37,6 +46,6 @@ def coordinate_grid(height: int, width: int, step: float | None, like: Tensor) -
             whatever the size (an axis of one pixel lies at -1), so that its steps shrink as maps grow.
         like: gives device and dtype.
     """
-    x = _coordinates(width, step, like.device).to(like.dtype).expand(height, width)
-    y = _coordinates(height, step, like.device).to(like.dtype).unsqueeze(1).expand(height, width)
+    x = _coordinates(width, step, like).to(like.dtype).expand(height, width)
+    y = _coordinates(height, step, like).to(like.dtype).unsqueeze(1).expand(height, width)
     return torch.stack([x, y])

@@ -1,0 +1,170 @@
+"""torch.compile, torch.export, ONNX and tracing."""
+
+import io
+import warnings
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from acmix import ACmix
+from layer_comparison import randn, results, scrambled, twin, worst_difference
+
+SINGLE = torch.float32
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    torch.compiler.reset()
+
+
+def assert_compiled_agrees(layer: ACmix, compiled: Any, x: Tensor, tolerance: float) -> None:
+    difference, name = worst_difference(_named(results(compiled, x)), results(layer, x))
+    assert difference <= tolerance, name
+    assert compiled(x).stride() == layer(x).stride()
+
+
+def _named(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("_orig_mod.", ""): value for name, value in values.items()}
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("stride", [1, 2], ids=lambda stride: f"T15-s{stride}")
+def test_inductor_static(stride: int, memory_format: torch.memory_format) -> None:
+    layer = scrambled(8, 8, stride=stride, dtype=SINGLE)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    x = randn(2, 8, 9, 7, dtype=SINGLE).to(memory_format=memory_format)
+    assert_compiled_agrees(layer, compiled, x, 1e-5)
+
+
+def test_T15_inductor_dynamic_compiles_once_for_all_sizes() -> None:
+    layer = scrambled(8, 8, dtype=SINGLE)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    assert_compiled_agrees(layer, compiled, randn(2, 8, 9, 7, dtype=SINGLE), 1e-5)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for shape in ((3, 8, 14, 10), (2, 8, 33, 5), (5, 8, 4, 6)):
+            assert_compiled_agrees(layer, compiled, randn(*shape, dtype=SINGLE), 1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["T15-static", "T15-dynamic"])
+def test_aot_eager(dynamic: bool, stride: int) -> None:
+    layer = scrambled(8, 8, stride=stride)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for shape in ((2, 8, 9, 7), (3, 8, 14, 10), (1, 8, 2, 5)):
+        assert_compiled_agrees(layer, compiled, randn(*shape), 1e-11)
+
+
+@pytest.mark.parametrize("paths", ["attention", "convolution"])
+def test_one_path_compiles(paths: str) -> None:
+    layer = scrambled(8, 8, paths=paths)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_compiled_agrees(layer, compiled, randn(2, 8, 9, 7), 1e-11)
+
+
+def test_T15_compiled_under_autocast() -> None:
+    layer, x = scrambled(8, 8, dtype=SINGLE), randn(2, 8, 9, 7, dtype=SINGLE)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, expected = compiled(x), layer(x)
+    assert ours.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, expected, rtol=0.02, atol=0.02)
+
+
+def dynamic_shapes() -> dict[str, dict[int, Any]]:
+    return {"x": {0: Dim("b"), 2: Dim("h"), 3: Dim("w")}}
+
+
+SIZES = [(2, 8, 9, 7), (1, 8, 1, 1), (3, 8, 2, 31), (5, 8, 17, 3)]
+OPTIONS: list[dict[str, Any]] = [{}, {"stride": 2}, {"dilation": 2}, {"position_step": 0.1}, {"impl": "reference"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "T15-" + ("-".join(map(str, options)) or "plain"))
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_export_with_any_batch_height_and_width(strict: bool, options: dict[str, Any]) -> None:
+    layer = scrambled(8, 8, **options)
+    program = torch.export.export(layer, (randn(2, 8, 14, 10),), dynamic_shapes=dynamic_shapes(), strict=strict)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    module = torch.export.load(file).module()
+    for shape in SIZES:
+        torch.testing.assert_close(module(randn(*shape)), layer(randn(*shape)), rtol=1e-12, atol=1e-12)
+
+
+def test_T15_an_exported_layer_trains() -> None:
+    layer, x = scrambled(8, 8), randn(3, 8, 9, 7)
+    module = torch.export.export(layer, (randn(2, 8, 14, 10),), dynamic_shapes=dynamic_shapes()).module()
+    module(x).square().sum().backward()
+    layer(x).square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    difference, name = worst_difference({name: p.grad for name, p in module.named_parameters()}, expected)
+    assert difference <= 1e-11, name
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "kernel_att": 3, "dilation": 2}], ids=["T15-plain", "T15-stride"]
+)
+def test_onnx_at_other_sizes_than_it_was_exported_with(options: dict[str, Any]) -> None:
+    layer = scrambled(8, 8, dtype=SINGLE, **options).eval()
+    with warnings.catch_warnings():
+        # The exporter's own: numpy's log of the zero multiplicities while it folds constants.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            layer, (randn(2, 8, 14, 10, dtype=SINGLE),), dynamo=True, dynamic_shapes=dynamic_shapes(), verbose=False
+        )
+    file = io.BytesIO()
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for shape in ((2, 8, 14, 10), (1, 8, 9, 23), (3, 8, 2, 1), (1, 8, 1, 1)):
+        x = randn(*shape, dtype=SINGLE)
+        (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), layer(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2], ids=lambda stride: f"T15-s{stride}")
+def test_a_trace_serves_other_sizes(stride: int) -> None:
+    layer = scrambled(8, 8, stride=stride).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
+        traced = torch.jit.trace(layer, randn(2, 8, 14, 10))
+        file = io.BytesIO()
+        torch.jit.save(traced, file)
+        file.seek(0)
+        traced = torch.jit.load(file)
+    for shape in SIZES:
+        torch.testing.assert_close(traced(randn(*shape)), layer(randn(*shape)), rtol=1e-12, atol=1e-12)
+
+
+def test_T15_scripting_is_documented_as_not_supported() -> None:
+    assert "torch.jit.script" in str(ACmix.__doc__)
+
+
+def test_T15_a_network_around_the_layer_compiles_and_exports() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), scrambled(8, 8, dtype=SINGLE), nn.BatchNorm2d(8), nn.ReLU()
+    ).eval()
+    x = randn(2, 3, 16, 12, dtype=SINGLE)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), network(x))
+    exported = torch.export.export(network, (x,)).module()
+    torch.testing.assert_close(exported(x), network(x))
+
+
+def test_T15_the_first_call_of_a_process_may_be_a_compiled_one(run_python: Any) -> None:
+    run_python(
+        """
+        import torch, acmix
+        layer = torch.compile(acmix.ACmix(8, 8), fullgraph=True, backend="aot_eager")
+        assert layer(torch.zeros(1, 8, 5, 5)).shape == (1, 8, 5, 5)
+        """
+    )
+
+
+def test_T15_reference_compiles() -> None:
+    layer = twin(scrambled(8, 8))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_compiled_agrees(layer, compiled, randn(2, 8, 9, 7), 1e-11)
