@@ -31,6 +31,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command(
+        "train ACmix and its two controls on embedded handwriting, and draw the result", "acmix.tasks.demo"
+    ),
     "fit": Command("train a network, or go on with a training that stopped", "acmix.tasks.command", True),
     "validate": Command("evaluate a checkpoint on the validation data", "acmix.tasks.command", True),
     "test": Command("evaluate a checkpoint on the test data", "acmix.tasks.command", True),

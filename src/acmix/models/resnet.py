@@ -20,7 +20,8 @@ __all__: list[str] = ["ACmixBottleneck", "AttentionBottleneck", "ResNet"]
 # smallest bottleneck network, for small images and demonstrations.
 DEPTHS = {14: (1, 1, 1, 1), 26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
 
-STEMS = ("imagenet", "small")
+# What each stem divides the image's size by.
+STEMS = {"imagenet": 4, "compact": 2, "small": 1}
 
 
 class ACmixBottleneck(Bottleneck):
@@ -55,25 +56,28 @@ class ResNet(TimmResNet):
 
     Args:
         *args: as timm's `ResNet`.
-        stem: "imagenet" for the 7x7 convolution of stride 2 and the max pool, "small" for a 3x3 convolution of stride 1
-            and no pool, for images of 8 to 64 pixels (CIFAR, digits). All reductions are then a quarter:
-            `output_stride` 32, 16, 8 means 8, 4, 2.
+        stem: "imagenet" for the 7x7 convolution of stride 2 and the max pool; for smaller images a 3x3 convolution and
+            no pool, "compact" of stride 2 (32 to 128 pixels), "small" of stride 1 (8 to 64: CIFAR, digits). All
+            reductions are then a half, or a quarter, of the usual ones: with "small" an `output_stride` of 32, 16, 8
+            means 8, 4, 2.
         **kwargs: as timm's `ResNet`.
     """
 
     def __init__(self, *args: Any, stem: str = "imagenet", **kwargs: Any) -> None:
         if stem not in STEMS:
-            raise ValueError(f"ResNet: stem={stem!r}, expected one of {STEMS}.")
+            raise ValueError(f"ResNet: stem={stem!r}, expected one of {tuple(STEMS)}.")
         super().__init__(*args, **kwargs)
-        if stem == "small":
+        if stem != "imagenet":
             made: dict[str, Any] = {name: kwargs.get(name) for name in ("device", "dtype")}
             features: list[dict[str, Any]] = self.feature_info
-            conv = nn.Conv2d(self.in_chans, features[0]["num_chs"], 3, padding=1, bias=False, **made)
+            stride = STEMS[stem]
+            conv = nn.Conv2d(self.in_chans, features[0]["num_chs"], 3, stride, padding=1, bias=False, **made)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             self.add_module("conv1", conv)
             self.add_module("maxpool", nn.Identity())
-            for feature in features:
-                feature["reduction"] = max(feature["reduction"] // 4, 1)
+            features[0]["reduction"] = stride
+            for feature in features[1:]:
+                feature["reduction"] = feature["reduction"] * stride // STEMS["imagenet"]
 
 
 _BLOCKS: dict[str, type[nn.Module]] = {"acmix": ACmixBottleneck, "attn": AttentionBottleneck, "conv": Bottleneck}
