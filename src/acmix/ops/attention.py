@@ -1,19 +1,22 @@
 """The door of window attention."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_tensors, check_window
 from acmix.ops.dispatch import choose_backend
 from acmix.ops.impl.reference import local_attention as reference
 from acmix.ops.impl.torch.attention_graph import attention_graph
 from acmix.ops.impl.torch.tiles import Window
-from acmix.ops.library import local_attention_op
+from acmix.ops.library_attention import local_attention_op
 from acmix.ops.problem import Problem
 
 __all__ = ["check_attention_inputs", "local_attention"]
 
-_OP = "local_attention"
+_OP: Final = "local_attention"
 
 
 def check_attention_inputs(op: str, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None) -> None:
@@ -31,7 +34,7 @@ def check_attention_inputs(op: str, q: Tensor, k: Tensor, v: Tensor, position: T
         raise ValueError(f"{op}: q has shape {tuple(q.shape)}; only the batch may be empty.")
 
 
-def local_attention(
+def local_attention(  # noqa: PLR0913  # nine arguments, as the paper's operator has; all but four by name
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -61,7 +64,8 @@ def local_attention(
         impl: "auto" for the first backend that can run, or a backend's name; an explicit name never falls back.
 
     Returns:
-        [B, N, D, ceil(H / s), ceil(W / s)], in the dtype of q. Logits and softmax are held in float32 at least.
+        [B, N, D, ceil(H / s), ceil(W / s)], in the dtype of q, or autocast's where that is on. Logits and
+        softmax are held in float32 at least.
 
     Raises:
         ValueError: a shape, an option or a backend's name is wrong.
@@ -73,6 +77,8 @@ def local_attention(
         >>> local_attention(q, k, v, kernel_size=7).shape
         torch.Size([2, 4, 16, 14, 14])
     """
+    q, k, v = autocast(q), autocast(k), autocast(v)
+    position = None if position is None else autocast(position)
     if not torch.compiler.is_compiling():
         check_window(_OP, "kernel_size", kernel_size)
         check_positive(_OP, stride=stride, dilation=dilation)

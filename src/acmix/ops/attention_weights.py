@@ -61,5 +61,5 @@ def local_attention_weights(
         for axis, size in enumerate(sizes)
     ]
     bias = (counts[0][:, :, None] * counts[1][:, None, :]).to(dtype).log().flatten(1)
-    weights = (torch.matmul(queries.mT, keys) + bias).softmax(-1)
-    return weights.unflatten(-1, sizes)
+    weights: Tensor = (torch.matmul(queries.mT, keys) + bias).softmax(-1).unflatten(-1, sizes)
+    return weights

@@ -1,20 +1,23 @@
 """The door of the convolution path."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_tensors, check_window
 from acmix.ops.dispatch import choose_backend
 from acmix.ops.impl.reference import convolution_path as reference
 from acmix.ops.impl.torch import convolution_path as graph
-from acmix.ops.library import convolution_path_op
+from acmix.ops.library_convolution import convolution_path_op
 from acmix.ops.problem import Problem
 
 __all__ = ["FORMS", "convolution_path"]
 
 FORMS: tuple[str, ...] = ("auto", "composed", "two_step")
 
-_OP = "convolution_path"
+_OP: Final = "convolution_path"
 
 
 def _check(pieces: Tensor, fc_weight: Tensor, shift_weight: Tensor, fc_bias: Tensor | None) -> None:
@@ -73,13 +76,15 @@ def convolution_path(
         impl: "auto" for the first backend that can run, or a backend's name; an explicit name never falls back.
 
     Returns:
-        [B, C, ceil(H / s), ceil(W / s)], channel d * N + n.
+        [B, C, ceil(H / s), ceil(W / s)], channel d * N + n, in the dtype of the pieces, or autocast's where that is on.
 
     Raises:
         ValueError: a shape, an option or a backend's name is wrong.
         TypeError: an input is no floating-point tensor, or dtypes or devices differ.
         RuntimeError: the backend asked for cannot run this; the message says why.
     """
+    pieces, fc_weight, shift_weight = autocast(pieces), autocast(fc_weight), autocast(shift_weight)
+    fc_bias = None if fc_bias is None else autocast(fc_bias)
     if not torch.compiler.is_compiling():
         check_positive(_OP, stride=stride, dilation=dilation)
         _check(pieces, fc_weight, shift_weight, fc_bias)

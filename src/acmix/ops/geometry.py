@@ -4,6 +4,8 @@ Legend of the whole package: B batch, C channels, N heads, D = C / N head width,
 side, k convolution kernel side, s stride, d dilation, r = (K - 1) / 2.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def reflect(index: Tensor, size: int) -> Tensor:
     Returns:
         Positions inside the axis, of the same shape. Where `torch.nn.ReflectionPad2d` is defined the two agree.
     """
-    period = torch.sym_max(2 * (size - 1), 1)
+    period = cast("int", torch.sym_max(2 * (size - 1), 1))  # a SymInt while tracing
     folded = index.remainder(period)
     return torch.minimum(folded, period - folded).remainder(size)
 

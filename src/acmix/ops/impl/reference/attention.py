@@ -15,10 +15,7 @@ def _unfold(x: Tensor, kernel_size: int, stride: int, dilation: int) -> Tensor:
         offsets = window_offsets(kernel_size, dilation, x.device)
         queries = offsets.new_ones(centres).cumsum(0).sub(1).mul(stride)
         index = reflect(queries[:, None] + offsets, size)
-        if axis == -2:
-            x = x[..., index, :]
-        else:
-            x = x[..., index].movedim(-3, -2)
+        x = x[..., index, :] if axis == -2 else x[..., index].movedim(-3, -2)
     return x
 
 
@@ -44,5 +41,5 @@ def local_attention(
         relative = position[..., ::stride, ::stride, None, None] - _unfold(position, *window)
         keys = keys + relative
     logits = (queries[..., None, None] * keys).sum(2)
-    weights = logits.flatten(-2).softmax(-1).unflatten(-1, (kernel_size, kernel_size))
+    weights: Tensor = logits.flatten(-2).softmax(-1).unflatten(-1, (kernel_size, kernel_size))
     return (weights.unsqueeze(2) * _unfold(v, *window)).sum((-2, -1))

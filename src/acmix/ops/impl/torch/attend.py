@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Tiles", "attend", "attend_backward", "attention_weights"]
+__all__ = ["Tiles", "attend", "attend_backward"]
 
 
 class Tiles(NamedTuple):
@@ -19,29 +19,15 @@ class Tiles(NamedTuple):
     v: Tensor
 
 
-def _logits(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """Softmax weights [..., t, l]; `bias` is the log multiplicity, broadcast to them."""
     # In place: the product is fresh, and a second tensor of this size is what the tiles exist to avoid.
-    return torch.matmul(q.mT, k).add_(bias)
-
-
-def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax weights [..., t, l] and log-sum-exp of the logits [..., t].
-
-    Args:
-        q: queries times the scale [..., D, t].
-        k: keys less their position [..., D, l].
-        bias: log multiplicity, broadcast to [..., t, l].
-    """
-    logits = _logits(q, k, bias)
-    weights = logits.softmax(-1)
-    # At the largest logit the weight cannot underflow, so this is exact and cheaper than a second exponential.
-    log_sum_exp = logits.amax(-1) - weights.amax(-1).log()
-    return weights, log_sum_exp
+    return torch.matmul(q.mT, k).add_(bias).softmax(-1)
 
 
 def attend(tiles: Tiles, bias: Tensor) -> Tensor:
     """Output tiles [..., D, t]."""
-    return torch.matmul(tiles.v, _logits(tiles.q, tiles.k, bias).softmax(-1).mT)
+    return torch.matmul(tiles.v, _weights(tiles.q, tiles.k, bias).mT)
 
 
 def attend_backward(grad: Tensor, tiles: Tiles, bias: Tensor) -> Tiles:
@@ -50,7 +36,7 @@ def attend_backward(grad: Tensor, tiles: Tiles, bias: Tensor) -> Tiles:
     Every step is a differentiable torch function, so the same code serves a double backward.
     """
     q, k, v = tiles
-    weights = _logits(q, k, bias).softmax(-1)
+    weights = _weights(q, k, bias)
     grad_weights = torch.matmul(grad.mT, v)
     grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     return Tiles(q=torch.matmul(k, grad_logits.mT), k=torch.matmul(q, grad_logits), v=torch.matmul(grad, weights))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from acmix.ops.impl.torch.attend import Tiles, attend_backward, attention_weights
+from acmix.ops.impl.torch.attend import Tiles, attend, attend_backward
 from acmix.ops.impl.torch.tiles import (
     Axis,
     Spans,
@@ -34,6 +34,7 @@ class _Block(NamedTuple):
     queries: Spans
     keys: Spans
     bias: Tensor
+    position: Tensor | None
 
 
 class _Plan(NamedTuple):
@@ -52,40 +53,41 @@ class _Plan(NamedTuple):
 
     @property
     def key_shape(self) -> tuple[int, int]:
-        return self.rows.length, self.columns.length
+        return self.rows.keys, self.columns.keys
 
-    def blocks(self, q: Tensor) -> Iterator[_Block]:
+    def blocks(self, q: Tensor, position: Tensor | None) -> Iterator[_Block]:
         """Cut images and rows of tiles so that a block's logits stay within the budget."""
         budget = CPU_LOGITS if q.device.type == "cpu" else DEVICE_LOGITS
-        row = q.shape[1] * self.columns.count * self.rows.tile * self.columns.tile * self.rows.length
-        row *= self.columns.length
-        rows = min(max(budget // max(row, 1), 1), self.rows.count)
-        images = max(budget // max(row * rows, 1), 1)
+        row = q.shape[1] * self.columns.tiles * self.rows.tile * self.columns.tile * self.rows.keys * self.columns.keys
+        rows = min(max(budget // row, 1), self.rows.tiles)
+        images = max(budget // (row * rows), 1)
         like = q.new_empty((), dtype=self.dtype)
         vertical = log_multiplicity(self.rows, self.window, like)
-        horizontal = log_multiplicity(self.columns, self.window, like)
+        horizontal = vertical if self.columns == self.rows else log_multiplicity(self.columns, self.window, like)
         queries, keys = self.rows.query_spans(), self.rows.key_spans(self.window)
-        for top in range(0, self.rows.count, rows):
-            part = vertical[top : top + rows, None, :, None, :, None] + horizontal[:, None, :, None, :]
-            bias = part.flatten(-2).flatten(-3, -2)
+        for top in range(0, self.rows.tiles, rows):
+            part = slice(top, top + rows)
+            bias = vertical[part, None, :, None, :, None] + horizontal[:, None, :, None, :]
+            code = None if position is None else self._keys(position[None, None], keys[part])
             for first in range(0, q.shape[0], images):
-                yield _Block(slice(first, first + images), queries[top : top + rows], keys[top : top + rows], bias)
+                bounds = slice(first, first + images)
+                yield _Block(bounds, queries[part], keys[part], bias.flatten(-2).flatten(-3, -2), code)
 
-    def tiles(self, block: _Block, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None) -> Tiles:
+    def tiles(self, block: _Block, q: Tensor, k: Tensor, v: Tensor) -> Tiles:
         """Scaled queries, keys less their position, and values of a block."""
-        keys = k[block.images] if position is None else k[block.images] - position
-        return Tiles(
-            q=self.queries(q, block).mul_(self.window.scale),
-            k=self._keys(keys, block),
-            v=self._keys(v[block.images], block),
-        )
+        queries = self.queries(_at_stride(q, self.window), block).mul_(self.window.scale)
+        keys = self._keys(k[block.images], block.keys)
+        if block.position is not None:
+            # Of the tiles, so in the dtype of the logits: that of the inputs may be too coarse for the difference.
+            keys.sub_(block.position)
+        return Tiles(queries, keys, self._keys(v[block.images], block.keys))
 
     def queries(self, x: Tensor, block: _Block) -> Tensor:
         """Tiles of something that lies as the outputs do: queries at the stride, or a gradient."""
         return gather_tiles(x[block.images], (block.queries, self.query_columns), self.query_shape, self.dtype)
 
-    def _keys(self, x: Tensor, block: _Block) -> Tensor:
-        return gather_tiles(x, (block.keys, self.key_columns), self.key_shape, self.dtype)
+    def _keys(self, x: Tensor, rows: Spans) -> Tensor:
+        return gather_tiles(x, (rows, self.key_columns), self.key_shape, self.dtype)
 
     def write_queries(self, tiles: Tensor, target: Tensor, block: _Block) -> None:
         """Put a block's tiles where its queries are."""
@@ -105,17 +107,13 @@ def _at_stride(x: Tensor, window: Window) -> Tensor:
     return x[..., :: window.stride, :: window.stride]
 
 
-def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, Tensor]:
-    """Output [B, N, D, H', W'] and log-sum-exp [B, N, H', W'] of window attention over [B, N, D, H, W]."""
+def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, None]:
+    """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W]; no log-sum-exp, which nobody reads here."""
     plan = _plan(q, window)
     out = empty_attention_output(q, window.stride)
-    lse = q.new_empty((*q.shape[:2], 1, *out.shape[3:]), dtype=plan.dtype)
-    for block in plan.blocks(q):
-        tiles = plan.tiles(block, _at_stride(q, window), k, v, position)
-        weights, log_sum_exp = attention_weights(tiles.q, tiles.k, block.bias)
-        plan.write_queries(torch.matmul(tiles.v, weights.mT), out, block)
-        plan.write_queries(log_sum_exp.unsqueeze(-2), lse, block)
-    return out, lse.squeeze(2)
+    for block in plan.blocks(q, position):
+        plan.write_queries(attend(plan.tiles(block, q, k, v), block.bias), out, block)
+    return out, None
 
 
 def local_attention_backward(
@@ -124,11 +122,12 @@ def local_attention_backward(
     """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W]."""
     q, k, v = tensors
     plan = _plan(q, window)
-    grad_q, grad_k, grad_v = (x.new_zeros(x.shape, dtype=plan.dtype) for x in tensors)
-    for block in plan.blocks(q):
-        tiles = plan.tiles(block, _at_stride(q, window), k, v, position)
-        grads = attend_backward(plan.queries(grad, block), tiles, block.bias)
-        plan.write_queries(grads.q * window.scale, _at_stride(grad_q, window), block)
+    # Every query's gradient is written once, the keys' add up.
+    grad_q = (q.new_empty if window.stride == 1 else q.new_zeros)(q.shape, dtype=plan.dtype)
+    grad_k, grad_v = k.new_zeros(k.shape, dtype=plan.dtype), v.new_zeros(v.shape, dtype=plan.dtype)
+    for block in plan.blocks(q, position):
+        grads = attend_backward(plan.queries(grad, block), plan.tiles(block, q, k, v), block.bias)
+        plan.write_queries(grads.q.mul_(window.scale), _at_stride(grad_q, window), block)
         plan.add_keys(grads.k, grad_k, block)
         plan.add_keys(grads.v, grad_v, block)
     grad_position = None if position is None else grad_k.sum((0, 1)).neg_().to(position.dtype)

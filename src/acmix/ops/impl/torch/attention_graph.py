@@ -50,10 +50,10 @@ class _Grid(NamedTuple):
 
     def gather_gradient(self, grad: Tensor) -> Tensor:
         """Adjoint of `outputs`."""
-        below = self.rows.count * self.rows.tile - self.rows.outputs
-        right = self.columns.count * self.columns.tile - self.columns.outputs
-        grad = F.pad(grad, (0, right, 0, below)).unflatten(4, (self.columns.count, self.columns.tile))
-        grad = grad.unflatten(3, (self.rows.count, self.rows.tile))
+        below = self.rows.tiles * self.rows.tile - self.rows.outputs
+        right = self.columns.tiles * self.columns.tile - self.columns.outputs
+        grad = F.pad(grad, (0, right, 0, below)).unflatten(4, (self.columns.tiles, self.columns.tile))
+        grad = grad.unflatten(3, (self.rows.tiles, self.rows.tile))
         return grad.permute(0, 1, 3, 5, 2, 4, 6).flatten(-2)
 
     def positions(self, device: torch.device) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -1,8 +1,8 @@
 """The convolution path of the portable backend: one composed group convolution, or FC and group convolution.
 
-Both steps are linear, so their weights compose: `W[g, n, j, y, x] = sum_i shift[g, n, i, y, x] * fc[i, j]`, D groups with
-P inputs and N outputs each. The composed form reads the pieces once; the two-step form writes k * k maps first but needs
-less arithmetic where there are many pieces. Every function here is made of differentiable torch functions.
+Both steps are linear, so their weights compose: `W[g, n, j, y, x] = sum_i shift[g, n, i, y, x] * fc[i, j]`, D groups
+with P inputs and N outputs each. The composed form reads the pieces once; the two-step form writes k * k maps first but
+needs less arithmetic where there are many pieces. Every function here is made of differentiable torch functions.
 """
 
 import torch
@@ -62,10 +62,11 @@ def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: in
 
 def _maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
     """The FC: [B, D, P, H, W] -> [B, D, k * k, H, W]."""
-    maps = torch.matmul(fc_weight, pieces.flatten(3))
+    mixed = torch.matmul(fc_weight, pieces.flatten(3))
     if fc_bias is not None:
-        maps = maps + fc_bias[:, None]
-    return maps.unflatten(3, pieces.shape[3:])
+        mixed = mixed + fc_bias[:, None]
+    maps: Tensor = mixed.unflatten(3, pieces.shape[3:])
+    return maps
 
 
 def convolution_path_backward(

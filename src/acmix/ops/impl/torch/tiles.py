@@ -6,7 +6,7 @@ see, and what reflection shows it twice, stands in the log of the multiplicity t
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -36,37 +36,38 @@ class Window(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """How one axis is cut: `count` tiles of `tile` queries, each with `length` keys out of `size`."""
+    """How one axis of `size` pixels and `outputs` queries is cut: `tiles` tiles of `tile` queries with `keys` keys."""
 
     size: int
     outputs: int
-    count: int
+    tiles: int
     tile: int
-    length: int
+    keys: int
 
     def key_starts(self, window: Window, device: torch.device | None = None) -> Tensor:
-        """First key of each tile's span: int64 [count]."""
-        first = torch.arange(self.count, device=device) * (self.tile * window.stride) - window.reach
-        return first.clamp(min=0).clamp(max=self.size - self.length)
+        """First key of each tile's span: int64 [tiles]."""
+        first = torch.arange(self.tiles, device=device) * (self.tile * window.stride) - window.reach
+        return first.clamp(min=0).clamp(max=self.size - self.keys)
 
     def query_positions(self, window: Window, device: torch.device | None = None) -> Tensor:
-        """Input position of each query: int64 [count, tile]; queries past the end repeat the last one."""
-        index = torch.arange(self.count * self.tile, device=device).clamp(max=self.outputs - 1)
-        return index.unflatten(0, (self.count, self.tile)) * window.stride
+        """Input position of each query: int64 [tiles, tile]; queries past the end repeat the last one."""
+        index = torch.arange(self.tiles * self.tile, device=device).clamp(max=self.outputs - 1)
+        positions: Tensor = index.unflatten(0, (self.tiles, self.tile)) * window.stride
+        return positions
 
     def key_positions(self, window: Window, device: torch.device | None = None) -> Tensor:
-        """Input position of each key: int64 [count, length]."""
-        return self.key_starts(window, device)[:, None] + torch.arange(self.length, device=device)
+        """Input position of each key: int64 [tiles, keys]."""
+        return self.key_starts(window, device)[:, None] + torch.arange(self.keys, device=device)
 
     def query_spans(self) -> Spans:
         """Output positions of each tile, the last one perhaps shorter."""
-        return [(i * self.tile, min((i + 1) * self.tile, self.outputs)) for i in range(self.count)]
+        return [(i * self.tile, min((i + 1) * self.tile, self.outputs)) for i in range(self.tiles)]
 
     def key_spans(self, window: Window) -> Spans:
         """Input positions of each tile's keys, as plain integers."""
-        step, last = self.tile * window.stride, self.size - self.length
-        starts = (min(max(i * step - window.reach, 0), last) for i in range(self.count))
-        return [(start, start + self.length) for start in starts]
+        step, last = self.tile * window.stride, self.size - self.keys
+        starts = (min(max(i * step - window.reach, 0), last) for i in range(self.tiles))
+        return [(start, start + self.keys) for start in starts]
 
 
 class _Run(NamedTuple):
@@ -76,11 +77,11 @@ class _Run(NamedTuple):
     start: int
     step: int
     length: int
-    count: int
+    spans: int
 
     @property
     def stop(self) -> int:
-        return self.start + (self.count - 1) * self.step + self.length
+        return self.start + (self.spans - 1) * self.step + self.length
 
 
 def _runs(spans: Spans, apart: bool) -> list[_Run]:
@@ -106,14 +107,14 @@ def _runs(spans: Spans, apart: bool) -> list[_Run]:
 def plan_axis(size: int, window: Window) -> Axis:
     """Cut an axis of `size` pixels into tiles as equal as can be."""
     outputs = output_size(size, window.stride)
-    count = (outputs + MAX_TILE - 1) // MAX_TILE
-    tile = (outputs + count - 1) // count
-    length = torch.sym_min((tile - 1) * window.stride + 1 + 2 * window.reach, size)
-    return Axis(size, outputs, count, tile, length)
+    tiles = (outputs + MAX_TILE - 1) // MAX_TILE
+    tile = (outputs + tiles - 1) // tiles
+    keys = torch.sym_min((tile - 1) * window.stride + 1 + 2 * window.reach, size)
+    return Axis(size, outputs, tiles, tile, cast("int", keys))  # a SymInt while tracing
 
 
 def log_multiplicity(axis: Axis, window: Window, like: Tensor) -> Tensor:
-    """Log of each key's count in each query's window: [count, tile, length], -inf where a key is out of the window."""
+    """Log of each key's count in each query's window: [tiles, tile, keys], -inf where a key is out of the window."""
     queries, keys = axis.query_positions(window, like.device), axis.key_positions(window, like.device)
     return multiplicity(queries, keys, axis.size, window.kernel_size, window.dilation).to(like.dtype).log()
 
