@@ -4,7 +4,8 @@ import argparse
 import pickle
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from importlib.util import find_spec
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
 import torch
@@ -127,7 +128,10 @@ def _read_torch(path: Path) -> object:
         if _is_pickle(path):
             raise UserError(f"{path} is refused: it is a pickle, which can run any code; {_SAFE_WAY}") from error
         raise UserError(f"{path} is not a checkpoint; expected a file of torch.save or safetensors") from error
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
+        # A file that is cut off is either, depending on where; one that may not be read says so itself.
+        if isinstance(error, PermissionError):
+            raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
         if "TorchScript" in str(error):
             raise UserError(f"{path} is a TorchScript archive, which holds code; {_SAFE_WAY}") from error
         raise UserError(f"{path} is a broken checkpoint (cut off or changed); copy or download it again") from error
@@ -138,17 +142,16 @@ def _read_torch(path: Path) -> object:
 
 def _plain_classes() -> list[Any]:
     """Value classes that training scripts save beside the weights; building one runs no code of the file."""
+    plain: list[Any] = [argparse.Namespace, PosixPath, PurePosixPath]
+    if find_spec("numpy") is None:
+        return plain
     import numpy as np
 
     dtypes = [type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)]
-    return [argparse.Namespace, np.dtype, np.ndarray, type(np.float64(0)), _numpy_scalar(), *dtypes]
-
-
-def _numpy_scalar() -> Any:
-    import numpy as np
-
-    # The function that rebuilds a NumPy scalar has moved between NumPy's versions; a scalar itself knows it.
-    return np.float64(0).__reduce__()[0]
+    # The function that rebuilds a NumPy scalar has moved between NumPy's versions; a scalar itself knows the present
+    # one, and files of NumPy 1 the former name.
+    scalar = np.float64(0).__reduce__()[0]
+    return [*plain, np.dtype, *dtypes, scalar, (scalar, "numpy.core.multiarray.scalar")]
 
 
 def _foreign_class(error: Exception) -> str | None:

@@ -136,14 +136,15 @@ class Task(LightningModule, ABC):
         return self._values("train")
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's means; a loss that is no number ends the run here, before a checkpoint holds it."""
+        """Logs the epoch's means; a loss that is no number ends the run here, before the epoch's checkpoint."""
         summary = self.training_summary()
-        loss = float(summary["train/loss"])
-        if not math.isfinite(loss):
-            raise UserError(
-                f"training diverged: the loss is {loss} in epoch {self.current_epoch + 1}; lower --model.recipe.lr, "
-                "warm up longer, or clip with --trainer.gradient_clip_val 1"
-            )
+        # The last step's update shows in the validation alone.
+        for loss in (summary["train/loss"], self.trainer.callback_metrics.get("val/loss")):
+            if loss is not None and not math.isfinite(loss):
+                raise UserError(
+                    f"training diverged: the loss is {float(loss)} in epoch {self.current_epoch + 1}; "
+                    "lower --model.recipe.lr, warm up longer, or clip with --trainer.gradient_clip_val 1"
+                )
         self.log_dict(summary)
         self._reset("train")
 

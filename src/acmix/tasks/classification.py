@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from acmix.errors import UserError
 from acmix.tasks.base import Stage, Task
 from acmix.tasks.console import tell
+from acmix.tasks.data.augmentation import ImageFormat
 from acmix.tasks.networks import build_network
 from acmix.tasks.recipe import Recipe
 from acmix.tasks.weights import load_weights
@@ -151,8 +152,9 @@ class ClassificationTask(Task):
         return torch.softmax(self(images).float(), dim=-1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the class names, so that predictions have names wherever the checkpoint goes."""
+        """Keeps what a user of the network needs: the classes' names, and how images become its input."""
         checkpoint["class_names"] = self.class_names
+        checkpoint["input"] = _input_form(getattr(self.trainer, "datamodule", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the class names; refuses a checkpoint of another network or of other classes than the data's."""
@@ -189,6 +191,17 @@ class ClassificationTask(Task):
             images = images.clone()
             _, soft[:even] = mixup(images[:even], targets[:even])
         return self.model(images), soft
+
+
+def _input_form(data: Any) -> dict[str, Any]:
+    """Image size, mean and deviation of the data, as far as the data module says."""
+    form = getattr(data, "form", None)
+    if isinstance(form, ImageFormat):
+        return {"image_size": form.size, "mean": list(form.mean), "std": list(form.std)}
+    source: Any = getattr(data, "sources", {}).get("train")
+    if hasattr(source, "mean") and hasattr(source, "std"):
+        return {"image_size": data.image_size, "mean": [float(source.mean)], "std": [float(source.std)]}
+    return {}
 
 
 def _some(names: list[str]) -> str:

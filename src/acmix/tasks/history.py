@@ -3,6 +3,7 @@
 import csv
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,7 +19,7 @@ Row = dict[str, float]
 
 
 class History(Callback):
-    """Collects one row per epoch and writes table and picture anew after each.
+    """Collects one row per epoch and writes the table anew after each, and the picture while that takes little time.
 
     The rows travel in the checkpoints: a resumed run goes on with the rows up to its checkpoint.
 
@@ -35,7 +36,9 @@ class History(Callback):
         self._validated: Row = {}
         self._images = 0
         self._seconds = 0.0
+        self._lr = 0.0
         self._mark = 0.0
+        self._draw_at = 0.0
 
     @property
     def images_per_second(self) -> float:
@@ -44,7 +47,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and the unfinished epoch's counts."""
-        unfinished = {"validated": self._validated, "images": self._images, "seconds": self._seconds}
+        unfinished = {"validated": self._validated, "images": self._images, "seconds": self._seconds, "lr": self._lr}
         return {"rows": self.rows, **unfinished}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -53,6 +56,7 @@ class History(Callback):
         self._validated = dict(state_dict["validated"])
         self._images = state_dict["images"]
         self._seconds = state_dict["seconds"]
+        self._lr = state_dict["lr"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock; a resumed run may begin in mid-epoch."""
@@ -67,6 +71,8 @@ class History(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts images and seconds, waiting for data included."""
+        assert isinstance(pl_module, Task)
+        self._lr = pl_module.learning_rate
         now = time.perf_counter()
         self._seconds += now - self._mark
         self._mark = now
@@ -86,7 +92,7 @@ class History(Callback):
             {
                 "epoch": trainer.current_epoch + 1,
                 "step": trainer.global_step,
-                "lr": pl_module.learning_rate,
+                "lr": float(f"{self._lr:.6g}"),
                 **_plain(pl_module.training_summary()),
                 **self._validated,
                 "images/s": round(self.images_per_second, 1),
@@ -94,18 +100,31 @@ class History(Callback):
             }
         )
         if trainer.is_global_zero and self.directory is not None:
-            _write(self.rows, self.directory)
+            _write(self.rows, self.directory.metrics)
+            if time.monotonic() >= self._draw_at:
+                self._draw(self.directory)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last state."""
+        if trainer.is_global_zero and self.directory is not None and self.rows:
+            self._draw(self.directory)
+
+    def _draw(self, directory: RunDirectory) -> None:
+        begin = time.monotonic()
+        draw_curves(self.rows, directory.curves)
+        end = time.monotonic()
+        # Where epochs take a second, drawing after each would be a good part of the run.
+        self._draw_at = end + 10 * (end - begin)
 
 
-def _write(rows: list[Row], directory: RunDirectory) -> None:
+def _write(rows: list[Row], path: Path) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    new = directory.metrics.with_suffix(".new")
+    new = path.with_suffix(".new")
     with new.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    new.replace(directory.metrics)
-    draw_curves(rows, directory.curves)
+    new.replace(path)
 
 
 def _plain(values: Mapping[str, Tensor]) -> Row:

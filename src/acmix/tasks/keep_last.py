@@ -113,5 +113,5 @@ def _between_steps(trainer: Trainer) -> bool:
     if not trainer.training or not trainer.global_step:
         return False
     batches = trainer.fit_loop.epoch_loop.batch_progress.current
-    done = batches.ready == batches.completed and trainer.current_epoch < trainer.fit_loop.epoch_progress.current.ready
+    done = batches.ready == batches.completed and not trainer.is_last_batch
     return done and batches.completed % trainer.accumulate_grad_batches == 0

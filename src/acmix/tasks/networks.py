@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 from torch import nn
 
 from acmix.errors import UserError
-from acmix.models import create_model, list_models
-from acmix.tasks.names import nearest
+from acmix.models import create_model
 
 __all__ = ["build_network"]
 
@@ -25,11 +23,7 @@ def build_network(name: str, num_classes: int, in_chans: int, model_args: Mappin
     Raises:
         UserError: The name is unknown (the nearest are offered), or the network refuses the arguments.
     """
-    if not timm.is_model(name):
-        known = dict.fromkeys([*list_models(), *timm.list_models()])
-        raise UserError(f"no model {name!r}; {nearest(name, list(known))}")
     try:
-        network: nn.Module = create_model(name, num_classes=num_classes, in_chans=in_chans, **model_args)
-    except (TypeError, ValueError, AssertionError) as error:
+        return create_model(name, num_classes=num_classes, in_chans=in_chans, **model_args)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"{name} cannot be built with {dict(model_args)}: {error}") from error
-    return network

@@ -35,11 +35,16 @@ class Progress(TQDMProgressBar):
         metrics.pop("v_num", None)
         return {**metrics, "images/s": f"{self.history.images_per_second:.0f}"}
 
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Starts bar and clock; a resumed run may begin in mid-epoch."""
+        super().on_train_start()
+        self.on_train_epoch_start(trainer)
+        self._logged_at = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Counts the epochs from 1, as the lines and the table do."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-        self._logged_at = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

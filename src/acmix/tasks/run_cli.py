@@ -1,5 +1,6 @@
 """Lightning's command line for training, validation, test and prediction, with this library's files and habits."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,11 @@ class RunCLI(LightningCLI):
 
     Attributes:
         directory: Where the run keeps its files.
+        history: The numbers of a training, by epoch.
     """
 
     directory: RunDirectory
+    history: History
 
     def __init__(self, args: Sequence[str], request: StopRequest) -> None:
         self.command = args[0]
@@ -100,16 +103,20 @@ class RunCLI(LightningCLI):
 
         The checkpoint is read here once, so that one that cannot be read is refused before anything is built.
         """
-        path = self.config[self.command].ckpt_path
-        if path is not None:
-            read_checkpoint(path)
-
-    def before_instantiate_classes(self) -> None:
-        """Chooses and checks the run directory, before data and network take their time."""
         config = self.config[self.command]
         self.directory = RunDirectory(Path(config.output))
-        if self.command != "fit" or config.trainer.fast_dev_run:
+        if config.ckpt_path in ("best", "last"):
+            config.ckpt_path = str(getattr(self.directory, config.ckpt_path))
+        if config.ckpt_path is not None:
+            read_checkpoint(config.ckpt_path)
+        elif self.command != "fit" and not _starts_trained(config.model):
+            raise UserError(f"{self.command}: which checkpoint? add --ckpt_path PATH, or --model.weights PATH")
+
+    def before_instantiate_classes(self) -> None:
+        """Chooses a run directory in which no earlier run is overwritten."""
+        if self.command != "fit" or self._trial:
             return
+        config = self.config[self.command]
         wanted = self.directory
         if config.ckpt_path is None or Path(config.ckpt_path).resolve().parent != wanted.checkpoints.resolve():
             self.directory = wanted.free()
@@ -120,19 +127,17 @@ class RunCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this library's callbacks and logger."""
         config = self.config_init[self.command].trainer
-        callbacks = self._fit_callbacks(config) if self.command == "fit" else []
-        if self.command == "predict":
-            callbacks = [PredictionTable(self.directory.predictions)]
-        if self.command == "fit" and not self._trial:
+        keep = self.command == "fit" and not self._trial
+        if keep:
             self.directory.make_writable()
             tell(f"run directory {self.directory.root}")
-        if self.command == "fit" and not self._trial and config.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
-                self.directory.root, name="", version=self.directory.tensorboard.name, default_hp_metric=False
-            )
-        elif config.logger is None:
-            kwargs["logger"] = False
-        self.trainer_defaults["callbacks"] = callbacks
+        if config.logger in (None, True):
+            kwargs["logger"] = _tensorboard(self.directory) if keep else False
+        if config.enable_progress_bar is None and self.command != "fit":
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
+        self.trainer_defaults["callbacks"] = {"fit": self._fit_callbacks, "predict": self._predict_callbacks}.get(
+            self.command, list
+        )()
         trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, Trainer)
         return trainer
@@ -163,16 +168,36 @@ class RunCLI(LightningCLI):
         self.trainer.predict(**kwargs)
         tell(f"predictions {self.directory.predictions}")
 
-    def _fit_callbacks(self, config: Any) -> list[Callback]:
-        history = History(None if self._trial else self.directory)
-        callbacks: list[Callback] = [history]
+    @property
+    def _trial(self) -> bool:
+        """Whether this is Lightning's `fast_dev_run`, which leaves no files."""
+        return bool(self.config[self.command].trainer.fast_dev_run)
+
+    def _predict_callbacks(self) -> list[Callback]:
+        return [PredictionTable(self.directory.predictions)]
+
+    def _fit_callbacks(self) -> list[Callback]:
+        config = self.config_init[self.command].trainer
+        self.history = History(None if self._trial else self.directory)
+        callbacks: list[Callback] = [self.history]
         if config.enable_progress_bar is not False:
-            callbacks.append(Progress(history))
+            callbacks.append(Progress(self.history))
         if config.enable_checkpointing is not False and not self._trial:
             if config.limit_val_batches != 0:
                 callbacks.append(_best_checkpoint(self.model, self.directory))
             callbacks.append(KeepLast(self.directory.last, self.request))
         return callbacks
+
+
+def _starts_trained(model: Any) -> bool:
+    """Whether the configured network has weights from somewhere before any checkpoint is loaded."""
+    settings = model.init_args
+    return settings.get("weights") is not None or bool((settings.get("model_args") or {}).get("pretrained"))
+
+
+def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
+    folder = directory.tensorboard
+    return TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
 
 
 def _best_checkpoint(task: Task, directory: RunDirectory) -> ModelCheckpoint:
@@ -192,5 +217,8 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file; called on the first process alone."""
         if stage == "fit":
-            path = RunDirectory(Path(self.config.output)).config
-            self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
+            config = self.config.clone()
+            # A file that is used again, for a test say, must not bring an old checkpoint with it.
+            config.ckpt_path = None
+            path = RunDirectory(Path(config.output)).config
+            self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
