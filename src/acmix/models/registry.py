@@ -14,6 +14,9 @@ __all__ = ["create_model", "list_models", "register"]
 
 _NAMES: set[str] = set()
 
+# Prefixes of names of networks that lie elsewhere, as timm writes them.
+_SOURCES = ("hf-hub", "hf_hub", "local-dir")
+
 
 def register(entry: Callable[..., nn.Module]) -> None:
     """Make an entry point known to timm and to `list_models`."""
@@ -26,11 +29,19 @@ def list_models() -> list[str]:
     return sorted(_NAMES)
 
 
+def _is_known(name: str) -> bool:
+    """Whether timm has the name registered, or can go and look for it where its prefix says."""
+    source, colon, place = name.partition(":")
+    if colon:
+        return source in _SOURCES and bool(place)
+    return timm.is_model(name.split(".")[0])
+
+
 def create_model(name: str, **kwargs: Any) -> nn.Module:
     """A network by name: `timm.create_model` with this library's names registered.
 
     Args:
-        name: one of `list_models()`, or any name that timm knows.
+        name: one of `list_models()`, or any name that timm knows, `hf-hub:` and `local-dir:` ones included.
         **kwargs: passed to timm: `num_classes`, `in_chans`, `features_only`, `output_stride`, `drop_path_rate`,
             `pretrained_cfg_overlay`, ... and to the network.
 
@@ -40,10 +51,9 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     Raises:
         UserError: no network has this name; the message offers the nearest ones.
     """
-    if not timm.is_model(name.split(".")[0]) and ":" not in name:
-        close = difflib.get_close_matches(name, list_models(), n=3) or difflib.get_close_matches(
-            name, timm.list_models()
-        )
+    if not _is_known(name):
+        # timm's list has this library's names in it.
+        close = difflib.get_close_matches(name.lower(), timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see `acmix info` for the names."
         raise UserError(f"unknown model {name!r}: {hint}")
     model: nn.Module = timm.create_model(name, **kwargs)

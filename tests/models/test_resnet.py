@@ -1,0 +1,189 @@
+"""ResNet-ACmix and its controls."""
+
+from typing import Any, ClassVar
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from acmix import create_model, list_models
+from acmix.nn.shift import shift_kernels
+from network_suite import NetworkSuite, acmix_layers, awake, images
+
+PARAMETERS = {
+    "acmix_resnet26": 10_487_816,
+    "acmix_resnet38": 14_410_896,
+    "acmix_resnet50": 18_333_976,
+    "conv_resnet26": 13_696_552,
+    "conv_resnet38": 19_626_792,
+    "conv_resnet50": 25_557_032,
+}
+GIGA_MACS = {"acmix_resnet26": 2.216, "acmix_resnet38": 2.859, "acmix_resnet50": 3.501}
+DEPTHS = {"26": (1, 2, 4, 1), "38": (2, 3, 5, 2), "50": (3, 4, 6, 3)}
+
+
+class _ACmixFamily(NetworkSuite):
+    paths: ClassVar[str]
+
+    def test_every_bottleneck_has_the_layer_and_nothing_else_has(self) -> None:
+        network = self.make()
+        names = [name for name, module in network.named_modules() if module in acmix_layers(network)]
+        assert names == [f"layer{stage}.0.conv2" for stage in range(1, 5)]
+        assert {layer.paths for layer in acmix_layers(network)} == {self.paths}
+
+    def test_the_layer_strides_where_the_convolution_did(self) -> None:
+        assert [layer.stride for layer in acmix_layers(self.make())] == [1, 2, 2, 2]
+
+    def test_options_reach_every_layer(self) -> None:
+        options = {"kernel_att": 5, "num_heads": 2, "kernel_conv": 5, "position_step": 0.1, "impl": "reference"}
+        for layer in acmix_layers(self.make(block_args={"acmix": options})):
+            assert {name: getattr(layer, name) for name in options} == options
+
+    def test_groups_are_refused_not_dropped(self) -> None:
+        with pytest.raises(ValueError, match="cardinality=32"):
+            self.make(cardinality=32)
+
+    @pytest.mark.parametrize("output_stride", [8, 16])
+    def test_layers_dilate_as_the_convolutions_of_the_control(self, output_stride: int) -> None:
+        options = {"output_stride": output_stride, "layers": (2, 2, 2, 2)}
+        control = create_model("conv_resnet26", **options)
+        convolutions = [m for m in control.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        expected = [(conv.stride[0], conv.dilation[0]) for conv in convolutions]
+        assert [(layer.stride, layer.dilation) for layer in acmix_layers(self.make(**options))] == expected
+        assert max(dilation for _, dilation in expected) == 32 // output_stride
+
+    def test_the_layer_equals_the_reference_in_the_whole_network(self) -> None:
+        network, x = awake(self.make()).eval(), images()
+        expected = network(x)
+        for layer in acmix_layers(network):
+            layer.impl = "reference"
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+
+
+class TestACmixResNet(_ACmixFamily):
+    name = "acmix_resnet26"
+    paths = "both"
+
+    def test_shifts_and_rates_survive_the_networks_initialisation(self) -> None:
+        network = self.make()
+        network.init_weights()
+        for layer in acmix_layers(network):
+            assert torch.equal(layer.shift.weight, shift_kernels(3).expand(layer.out_channels, 9, 3, 3))
+            assert (layer.alpha.item(), layer.beta.item()) == (0.5, 0.5)
+
+    @pytest.mark.parametrize("bias", [None, 0.0, 0.3], ids=["as-theirs", "zero-dep_conv.bias", "dep_conv.bias"])
+    def test_the_authors_checkpoint_loads_strictly(self, bias: float | None) -> None:
+        source, network, x = awake(self.make()).eval(), self.make().eval(), images()
+        network.load_state_dict(authors_state(source.state_dict(), bias), strict=True)
+        if bias:
+            assert (network(x) - source(x)).abs().max() > 1e-3
+        else:
+            assert torch.equal(network(x), source(x))
+
+
+class TestAttentionResNet(_ACmixFamily):
+    name = "attn_resnet26"
+    paths = "attention"
+
+
+class TestConvolutionResNet(NetworkSuite):
+    name = "conv_resnet26"
+
+    def test_there_is_no_acmix_layer(self) -> None:
+        assert acmix_layers(self.make()) == []
+
+    def test_it_is_torchvisions_network(self) -> None:
+        ours = awake(create_model("conv_resnet50", zero_init_last=False)).eval()
+        theirs = torchvision.models.resnet50(weights=None).eval()
+        theirs.load_state_dict(ours.state_dict(), strict=True)
+        torch.testing.assert_close(ours(images()), theirs(images()), rtol=1e-5, atol=1e-5)
+
+
+def authors_state(own: dict[str, Tensor], bias: float | None) -> dict[str, Tensor]:
+    """A network's state dict under the names of the authors' code."""
+    renamed = {
+        "alpha": "rate1",
+        "beta": "rate2",
+        "query": "conv1",
+        "key": "conv2",
+        "value": "conv3",
+        "position": "conv_p",
+        "shift": "dep_conv",
+    }
+    state = {}
+    for name, value in own.items():
+        head, mark, tail = name.partition(".conv2.")
+        first, dot, rest = tail.partition(".")
+        state[f"{head}{mark}{renamed.get(first, first)}{dot}{rest}" if mark else name] = value
+    if bias is not None:
+        kernels = {name: value for name, value in state.items() if name.endswith("dep_conv.weight")}
+        for name, value in kernels.items():
+            state[name.replace("weight", "bias")] = torch.full(value.shape[:1], bias)
+    return state
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_every_registered_network_belongs_to_a_family_that_is_asked() -> None:
+    families = {suite.name.split("_")[0] for suite in (TestACmixResNet, TestAttentionResNet, TestConvolutionResNet)}
+    resnets = [name for name in list_models() if "resnet" in name]
+    assert {name.split("_")[0] for name in resnets} == families
+    assert {f"{family}_resnet{depth}" for family in families for depth in DEPTHS} <= set(resnets)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_number_of_parameters(name: str) -> None:
+    assert count(create_model(name, device="meta")) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_attention_alone_has_the_parameters_of_its_path(depth: str) -> None:
+    both, alone = (create_model(f"{family}_resnet{depth}", device="meta") for family in ("acmix", "attn"))
+    dropped = sum(27 * 4 + 81 * layer.out_channels + 1 for layer in acmix_layers(both))
+    assert count(both) - count(alone) == dropped
+
+
+@pytest.mark.parametrize("name", GIGA_MACS)
+def test_multiply_adds_at_224_pixels(name: str) -> None:
+    with FlopCounterMode(display=False) as counter:
+        create_model(name, device="meta").eval()(torch.empty(1, 3, 224, 224, device="meta"))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(GIGA_MACS[name], rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["acmix", "attn", "conv"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_blocks_in_each_stage_are_the_papers(family: str, depth: str) -> None:
+    network = create_model(f"{family}_resnet{depth}", device="meta")
+    assert tuple(len(network.get_submodule(f"layer{stage}")) for stage in range(1, 5)) == DEPTHS[depth]
+
+
+@pytest.mark.parametrize("name", ["resnet26", "resnet50"])
+def test_timms_own_networks_stay_theirs(name: str) -> None:
+    theirs = timm.create_model(name)
+    assert type(theirs).__module__ == "timm.models.resnet"
+    assert acmix_layers(theirs) == []
+    assert count(theirs) == {"resnet26": 15_995_176, "resnet50": 25_557_032}[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in list_models() if "resnet" in name])
+def test_full_depth(name: str) -> None:
+    network: Any = create_model(name)
+    out = network(images(2, 3, 224, 224))
+    out.square().mean().backward()
+    assert out.shape == (2, 1000)
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["acmix_resnet26", "acmix_resnet38", "acmix_resnet50"])
+def test_the_authors_checkpoint_loads_strictly_at_full_depth(name: str) -> None:
+    source, network = awake(create_model(name)).eval(), create_model(name).eval()
+    network.load_state_dict(authors_state(source.state_dict(), None), strict=True)
+    x = images(1, 3, 224, 224)
+    assert torch.equal(network(x), source(x))
