@@ -92,6 +92,32 @@ def test_T18_a_bias_of_dep_conv_reaches_a_layer_without_memory(where: str) -> No
     torch.testing.assert_close(layer(x), source(x) + source.beta * bias[:, None, None], rtol=1e-12, atol=1e-12)
 
 
+def test_T18_a_bias_of_dep_conv_of_another_size_is_an_error() -> None:
+    state = authors_state(scrambled(16, 16)) | {"dep_conv.bias": torch.ones(3)}
+    with pytest.raises(RuntimeError, match=r"size mismatch for shift\.bias"):
+        ACmix(16, 16).load_state_dict(state, strict=True)
+
+
+def test_T18_a_layer_without_memory_gets_the_bias_that_the_file_lacks() -> None:
+    source, layer = scrambled(16, 16), ACmix(16, 16, conv_bias=True, device="meta", dtype=torch.float64)
+    layer.load_state_dict(authors_state(source), strict=True, assign=True)
+    x = randn(1, 16, 9, 9)
+    assert torch.equal(layer(x), source(x))
+
+
+def test_T18_a_state_dict_without_memory_loads() -> None:
+    state = authors_state(ACmix(16, 16, device="meta")) | {"dep_conv.bias": torch.empty(16, device="meta")}
+    layer = ACmix(16, 16)
+    layer.load_state_dict(state, strict=True, assign=True)
+    assert all(parameter.is_meta for parameter in layer.parameters())
+
+
+def test_both_names_of_one_parameter_are_an_error() -> None:
+    source = scrambled(16, 16)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*conv1\.weight"):
+        ACmix(16, 16).load_state_dict(authors_state(source) | {"query.weight": source.query.weight}, strict=True)
+
+
 def test_T18_the_callers_dictionary_is_left_as_it_was() -> None:
     state = authors_state(scrambled(16, 16)) | {"dep_conv.bias": torch.zeros(16)}
     before = dict(state)

@@ -34,7 +34,8 @@ def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix:
     if f"{prefix}rate1" not in state_dict and f"{prefix}rate2" not in state_dict:
         return
     for theirs, ours in AUTHORS_KEYS.items():
-        if prefix + theirs in state_dict:
+        # A file with both names of one parameter is no file of anybody's: the foreign one stays, for torch to refuse.
+        if prefix + theirs in state_dict and (theirs == ours or prefix + ours not in state_dict):
             state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
     shift = getattr(layer, "shift", None)
     if shift is None:
@@ -42,9 +43,12 @@ def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix:
     key = f"{prefix}shift.bias"
     bias: Tensor | None = state_dict.get(key)
     if shift.bias is not None and bias is None:
-        state_dict[key] = shift.bias.detach().new_zeros(shift.bias.shape)
+        # Beside the file's own kernels: with `assign=True` the layer may still be on the meta device.
+        like: Tensor = state_dict.get(f"{prefix}shift.weight", shift.bias)
+        state_dict[key] = like.detach().new_zeros(shift.bias.shape)
     elif shift.bias is None and bias is not None:
-        if bias.any():
-            shift.bias = nn.Parameter(shift.weight.detach().new_zeros(bias.shape))
+        if bias.is_meta or bias.any():
+            zeros = shift.weight.detach().new_zeros(shift.weight.shape[0])
+            shift.bias = nn.Parameter(zeros, requires_grad=shift.weight.requires_grad)
         else:
             del state_dict[key]
