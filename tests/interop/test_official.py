@@ -106,3 +106,38 @@ def test_a_pickle_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
     torch.save({"model": Foreign()}, path, pickle_module=pickle)
     with pytest.raises(acmix.UserError, match="refused"):
         acmix.load_official(model, path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"layer1.0.conv2.dep_conv.bias": torch.ones(3)}, r"layer1\.0\.conv2\.shift\.bias \(3,\), expected \(8,\)"),
+        ({"layer9.0.shift.bias": torch.ones(3)}, r"1 foreign: layer9\.0\.shift\.bias"),
+    ],
+    ids=["of another size", "of no layer"],
+)
+def test_a_bias_that_fits_nowhere_is_a_misfit(
+    extra: dict[str, torch.Tensor], told: str, model: torch.nn.Module
+) -> None:
+    with pytest.raises(acmix.UserError, match=told):
+        acmix.load_official(model, authors_state(model) | extra)
+
+
+def test_an_own_bias_that_the_network_lacks_is_a_misfit(model: torch.nn.Module) -> None:
+    with pytest.raises(acmix.UserError, match=r"1 foreign: layer1\.0\.conv2\.shift\.bias"):
+        acmix.load_official(model, model.state_dict() | {"layer1.0.conv2.shift.bias": torch.ones(8)})
+
+
+def test_what_is_neither_path_nor_state_dict_is_named(model: torch.nn.Module) -> None:
+    with pytest.raises(TypeError, match="source is a list, expected a path or a state dict"):
+        acmix.load_official(model, [1])  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_file_that_is_cut_off_is_named(share: float, model: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "half.pt"
+    torch.save(authors_state(model), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(acmix.UserError, match=r"half\.pt is a broken checkpoint \(cut off or changed\)"):
+        acmix.load_official(model, path)

@@ -13,8 +13,8 @@ from acmix.nn.authors_keys import AUTHORS_KEYS
 
 __all__ = ["load_official", "own_names"]
 
-# The authors' name of the convolution path's bias; see `acmix.nn.authors_keys` for why a layer may lack it.
-_OPTIONAL_BIAS = ".shift.bias"
+# The convolution path's bias; see `acmix.nn.authors_keys` for why a layer, or the authors' file, may lack it.
+_OPTIONAL_BIAS = "shift.bias"
 # A counter that torch versions before 0.4.1 did not write and that no output depends on.
 _COUNTER = ".num_batches_tracked"
 _LISTED = 8
@@ -33,42 +33,55 @@ def load_official(model: nn.Module, source: str | Path | Mapping[str, Any]) -> n
         The same model.
 
     Raises:
+        TypeError: `source` is neither a path nor a mapping.
         UserError: the file is missing, broken, a pickle that could run code, or holds another network; then the message
             lists what is missing, what is foreign and what has another shape.
     """
+    if not isinstance(source, (str, Path, Mapping)):
+        raise TypeError(f"load_official: source is a {type(source).__name__}, expected a path or a state dict.")
     name = str(source) if isinstance(source, (str, Path)) else "the state dict"
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else source
-    state = own_names(model, tensors_of(checkpoint, name))
+    theirs = tensors_of(checkpoint, name)
+    state = own_names(model, theirs)
     expected = model.state_dict()
-    misfits = _misfits(state, expected)
+    misfits = _misfits(state, expected, _biases(model, theirs))
     if misfits:
         raise UserError(f"{name} does not fit this {type(model).__name__}, nothing was loaded: {'; '.join(misfits)}")
     # The layers' own hooks see the authors' names, and decide about a bias that only one side has.
-    model.load_state_dict({**_counters(state, expected), **tensors_of(checkpoint, name)}, strict=True)
+    model.load_state_dict({**_counters(state, expected), **theirs}, strict=True)
     return model
 
 
 def own_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the authors' names of ACmix layers exchanged for ours, where `model` has such layers."""
     names: dict[str, str] = {}
-    for prefix, layer in model.named_modules():
-        if isinstance(layer, ACmix):
-            dot = f"{prefix}." if prefix else ""
-            if f"{dot}rate1" in state or f"{dot}rate2" in state:
-                names |= {dot + theirs: dot + ours for theirs, ours in AUTHORS_KEYS.items()}
+    for dot, _ in _authors_layers(model, state):
+        names |= {dot + theirs: dot + ours for theirs, ours in AUTHORS_KEYS.items()}
     return {names.get(name, name): value for name, value in state.items()}
 
 
-def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    def optional(name: str) -> bool:
-        return f".{name}".endswith((_OPTIONAL_BIAS, _COUNTER))
+def _authors_layers(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple[str, ACmix]]:
+    """The layers that `state` holds under the authors' names, with the prefixes of their keys."""
+    named = [(f"{name}." if name else "", layer) for name, layer in model.named_modules() if isinstance(layer, ACmix)]
+    return [(dot, layer) for dot, layer in named if f"{dot}rate1" in state or f"{dot}rate2" in state]
 
-    missing = [name for name in expected if name not in state and not optional(name)]
-    foreign = [name for name in state if name not in expected and not optional(name)]
+
+def _biases(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the biases that only one side may have."""
+    layers = _authors_layers(model, state)
+    return {dot + _OPTIONAL_BIAS: (layer.out_channels,) for dot, layer in layers if layer.beta is not None}
+
+
+def _misfits(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], biases: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()} | dict(biases)
+    missing = [name for name in expected if name not in {**state, **biases} and not name.endswith(_COUNTER)]
+    foreign = [name for name in state if name not in wanted]
     shapes = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
+        f"{name} {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in state and state[name].shape != shape
     ]
     return [
         f"{len(names)} {what}: {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
