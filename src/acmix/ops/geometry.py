@@ -4,8 +4,6 @@ Legend of the whole package: B batch, C channels, N heads, D = C / N head width,
 side, k convolution kernel side, s stride, d dilation, r = (K - 1) / 2.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -33,9 +31,10 @@ def reflect(index: Tensor, size: int) -> Tensor:
     Returns:
         Positions inside the axis, of the same shape. Where `torch.nn.ReflectionPad2d` is defined the two agree.
     """
-    period = cast("int", torch.sym_max(2 * (size - 1), 1))  # a SymInt while tracing
+    # As tensors: exporters do not translate a remainder by a number that depends on the map's size.
+    period = index.new_full((), torch.sym_max(2 * (size - 1), 1))
     folded = index.remainder(period)
-    return torch.minimum(folded, period - folded).remainder(size)
+    return torch.minimum(folded, period - folded).remainder(index.new_full((), size))
 
 
 def multiplicity(queries: Tensor, keys: Tensor, size: int, kernel_size: int, dilation: int) -> Tensor:

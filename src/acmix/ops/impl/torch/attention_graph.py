@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acmix.ops.impl.torch.attend import Tiles, attend, attend_backward
-from acmix.ops.impl.torch.tiles import Axis, Window, log_multiplicity, plan_axis
+from acmix.ops.impl.torch.tiles import Axis, Window, log_multiplicity, plan_axis, plan_axis_of_any_size
 from acmix.ops.layout import compute_dtype
 
 __all__ = ["attention_backward_graph", "attention_graph"]
@@ -60,7 +60,9 @@ class _Grid(NamedTuple):
         """Rows and columns of the queries, rows and columns of the keys."""
         axes, window = (self.rows, self.columns), self.window
         rows, columns = (axis.query_positions(window, device) for axis in axes)
-        key_rows, key_columns = (axis.key_positions(window, device) for axis in axes)
+        # Clamped: a span that reaches over the border has keys there that weigh nothing.
+        keys = (axis.key_positions(window, device).clamp(min=0).clamp(max=axis.size - 1) for axis in axes)
+        key_rows, key_columns = keys
         return (rows, columns), (key_rows, key_columns)
 
 
@@ -72,13 +74,10 @@ def _tiles(grid: _Grid, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None
     return Tiles(grid.gather(q * grid.window.scale, *queries), grid.gather(k, *keys), grid.gather(v, *keys))
 
 
-def _grid(q: Tensor, window: Window) -> _Grid:
-    return _Grid(plan_axis(q.shape[3], window), plan_axis(q.shape[4], window), window)
-
-
 def attention_graph(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> Tensor:
-    """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W]."""
-    grid = _grid(q, window)
+    """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W], H and W perhaps symbolic."""
+    rows, columns = (plan_axis_of_any_size(size, window) for size in q.shape[3:])
+    grid = _Grid(rows, columns, window)
     tiles = _tiles(grid, q, k, v, position)
     return grid.outputs(attend(tiles, grid.bias(tiles.q))).to(q.dtype)
 
@@ -88,7 +87,7 @@ def attention_backward_graph(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W], themselves differentiable."""
     q, k, v = tensors
-    grid = _grid(q, window)
+    grid = _Grid(plan_axis(q.shape[3], window), plan_axis(q.shape[4], window), window)
     tiles = _tiles(grid, q, k, v, position)
     queries, keys = grid.positions(q.device)
     grads = attend_backward(grid.gather_gradient(grad.to(tiles.q.dtype)), tiles, grid.bias(tiles.q))

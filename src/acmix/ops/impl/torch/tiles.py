@@ -6,14 +6,24 @@ see, and what reflection shows it twice, stands in the log of the multiplicity t
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from acmix.ops.geometry import multiplicity, output_size
 
-__all__ = ["Axis", "Spans", "Window", "add_tiles", "gather_tiles", "log_multiplicity", "plan_axis", "write_tiles"]
+__all__ = [
+    "Axis",
+    "Spans",
+    "Window",
+    "add_tiles",
+    "gather_tiles",
+    "log_multiplicity",
+    "plan_axis",
+    "plan_axis_of_any_size",
+    "write_tiles",
+]
 
 # 8 queries a side: measured fastest of 4, 7, 8 and 14 at the maps of ResNet-50 (K = 7, two cores).
 MAX_TILE = 8
@@ -33,6 +43,10 @@ class Window(NamedTuple):
     def reach(self) -> int:
         """Distance from a query to its farthest key, r * d pixels."""
         return (self.kernel_size - 1) // 2 * self.dilation
+
+    def span(self, queries: int) -> int:
+        """Pixels from the first to the last key of so many neighbouring queries."""
+        return (queries - 1) * self.stride + 1 + 2 * self.reach
 
 
 class Axis(NamedTuple):
@@ -109,8 +123,17 @@ def plan_axis(size: int, window: Window) -> Axis:
     outputs = output_size(size, window.stride)
     tiles = (outputs + MAX_TILE - 1) // MAX_TILE
     tile = (outputs + tiles - 1) // tiles
-    keys = torch.sym_min((tile - 1) * window.stride + 1 + 2 * window.reach, size)
-    return Axis(size, outputs, tiles, tile, cast("int", keys))  # a SymInt while tracing
+    return Axis(size, outputs, tiles, tile, min(window.span(tile), size))
+
+
+def plan_axis_of_any_size(size: int, window: Window) -> Axis:
+    """Cut an axis so that nothing but the number of tiles depends on its size, which may be symbolic.
+
+    A span may then reach over the border; what lies there has the multiplicity 0.
+    """
+    outputs = output_size(size, window.stride)
+    tiles = (outputs + MAX_TILE - 1) // MAX_TILE
+    return Axis(size, outputs, tiles, MAX_TILE, window.span(MAX_TILE))
 
 
 def log_multiplicity(axis: Axis, window: Window, like: Tensor) -> Tensor:
