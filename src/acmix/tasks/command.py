@@ -1,5 +1,6 @@
 """`acmix fit | validate | test | predict`, from the arguments to the exit code."""
 
+import sys
 from collections.abc import Sequence
 
 from acmix.tasks.configs import resolve_configs
@@ -26,5 +27,6 @@ def run(args: Sequence[str]) -> int:
         try:
             RunCLI(resolve_configs(args), request)
         except Stopped as stop:
+            sys.stderr.write(f"acmix: stopped by {stop}\n")
             return stop.exit_code
     return 0
