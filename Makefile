@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo test test-all lint format figures clean
+.PHONY: help demo test test-all lint format figures readme-figure clean
 help:
 	@echo "make demo      train ACmix and its two controls on embedded handwriting, draw what they learned"
 	@echo "make test      the test suite"
 	@echo "make test-all  the test suite and its slow, full-depth part"
 	@echo "make lint      ruff, ruff format, mypy --strict"
-	@echo "make figures   draw the figures of docs/ and README.md again"
+	@echo "make figures   draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ format: $(STAMP)
 
 figures: $(STAMP)
 	$(BIN)/python scripts/draw_idea.py
+
+# What `make demo` drew last.
+readme-figure:
+	cp $(RUN_DIR)/analysis/attention.png docs/images/demo_attention.png
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,8 +55,9 @@ def build_untrained(name: str, model_args: Mapping[str, Any] | None = None) -> n
 
     try:
         model: nn.Module = create_model(name, **(model_args or {}))
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"{name} cannot be built with {dict(model_args or {})}: {error}") from error
+    except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
+        told = " ".join(str(error).split()) or "the network refuses them"
+        raise UserError(f"{name} cannot be built with {dict(model_args or {})}: {told}") from error
     return model
 
 

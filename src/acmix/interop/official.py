@@ -20,25 +20,28 @@ _COUNTER = ".num_batches_tracked"
 _LISTED = 8
 
 
-def load_official(model: nn.Module, source: str | Path | Mapping[str, Any]) -> nn.Module:
+def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Any]) -> nn.Module:
     """Load a checkpoint of the authors' code (LeapLabTHU/ACmix, `ResNet`) into the network of the same layers.
 
     Args:
         model: such as `acmix.create_model("acmix_resnet50")`; changed in place, and only if everything fits.
-        source: a checkpoint file, or what it holds. Wrapped (`{"model": ...}`, `{"state_dict": ...}`) or not, with or
-            without `module.` prefixes, with or without `dep_conv.bias`. A file is never unpickled: it is read with
+        path_or_state_dict: a checkpoint file, or what it holds. Wrapped (`{"model": ...}`, `{"state_dict": ...}`) or
+            not, with or without `module.` prefixes, with or without `dep_conv.bias`. A file is never unpickled: it is read with
             `torch.load(weights_only=True)` or as safetensors.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: `source` is neither a path nor a mapping.
+        TypeError: `path_or_state_dict` is neither a path nor a mapping.
         UserError: the file is missing, broken, a pickle that could run code, or holds another network; then the message
             lists what is missing, what is foreign and what has another shape.
     """
+    source = path_or_state_dict
     if not isinstance(source, (str, Path, Mapping)):
-        raise TypeError(f"load_official: source is a {type(source).__name__}, expected a path or a state dict.")
+        raise TypeError(
+            f"load_official: path_or_state_dict is a {type(source).__name__}, expected a path or a state dict."
+        )
     name = str(source) if isinstance(source, (str, Path)) else "the state dict"
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else source
     theirs = tensors_of(checkpoint, name)

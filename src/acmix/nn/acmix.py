@@ -11,6 +11,7 @@ from acmix.functional import convolution_path, local_attention, local_attention_
 from acmix.nn.authors_keys import translate_authors_keys
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import ShiftKernels
+from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_window
 from acmix.ops.dispatch import BACKENDS
 
@@ -204,11 +205,11 @@ class ACmix(nn.Module):
         self._check_input(x)
         heads, width = self.num_heads, self.head_width
         children = (self.query, self.key, self.value)
-        weight = torch.stack([child.weight.unflatten(0, (heads, width)) for child in children])
+        weight = torch.stack([autocast(child.weight).unflatten(0, (heads, width)) for child in children])
         weight = weight.permute(2, 0, 1, 3, 4, 5).flatten(0, 2)
         bias = None
         if self.query.bias is not None:
-            biases = [_present(child.bias).unflatten(0, (heads, width)) for child in children]
+            biases = [autocast(_present(child.bias)).unflatten(0, (heads, width)) for child in children]
             bias = torch.stack(biases).permute(2, 0, 1).flatten()
         qkv = F.conv2d(x, weight, bias)
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)

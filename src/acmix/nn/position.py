@@ -24,7 +24,8 @@ def _authors_axis(size: int, device: torch.device) -> Tensor:
     from both ends to the middle and rounds once, hence the halves and the float64 (MPS has none, and rounds twice).
     """
     wide = torch.float32 if device.type == "mps" else torch.float64
-    last = cast("int", torch.sym_max(size - 1, 1))
+    # A tensor under torch.jit.trace, a SymInt under the other tracers.
+    last = (size - 1).clamp(min=1) if isinstance(size, Tensor) else cast("int", torch.sym_max(size - 1, 1))
     step = torch.full((), 2.0, dtype=torch.float32, device=device).div(last).to(wide)
     index = torch.arange(size, device=device)
     return torch.where(index < size // 2, step * index - 1.0, 1.0 - step * (last - index)).float()

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from acmix.ops.autocast import autocast
@@ -13,6 +12,7 @@ from acmix.ops.impl.torch.attention_graph import attention_graph
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.library_attention import local_attention_op
 from acmix.ops.problem import Problem
+from acmix.ops.tracing import fixed, is_tracing, wants_plain_functions
 
 __all__ = ["check_attention_inputs", "local_attention"]
 
@@ -79,16 +79,16 @@ def local_attention(  # noqa: PLR0913  # nine arguments, as the paper's operator
     """
     q, k, v = autocast(q), autocast(k), autocast(v)
     position = None if position is None else autocast(position)
-    if not torch.compiler.is_compiling():
+    if not is_tracing():
         check_window(_OP, "kernel_size", kernel_size)
         check_positive(_OP, stride=stride, dilation=dilation)
         check_attention_inputs(_OP, q, k, v, position)
-    scale = q.shape[2] ** -0.5 if scale is None else float(scale)
-    backend = choose_backend(Problem(_OP, q.device.type, q.dtype, kernel_size, q.shape[2], stride, dilation), impl)
+    head_width = fixed(q.shape[2])
+    scale = head_width**-0.5 if scale is None else float(scale)
+    backend = choose_backend(Problem(_OP, q.device.type, q.dtype, kernel_size, head_width, stride, dilation), impl)
     if backend == "reference":
         options = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
         return reference(q, k, v, position, **options, scale=scale)
-    if backend == "torch" and torch.onnx.is_in_onnx_export():
-        # ONNX has no such op: what is exported are the plain functions that the op stands for.
+    if backend == "torch" and wants_plain_functions():
         return attention_graph(q, k, v, position, Window(kernel_size, stride, dilation, scale))
     return local_attention_op(q, k, v, position, kernel_size, stride, dilation, scale, backend)

@@ -54,7 +54,7 @@ def local_attention_weights(
             raise ValueError(f"{_OP}: pixel {pixel} lies outside of the output map {outputs} (rows, columns).")
     dtype = compute_dtype(q.dtype)
     keys = (k if position is None else k - position).to(dtype).flatten(3)
-    index = torch.tensor(pixels, device=q.device).reshape(-1, 2) * stride
+    index = torch.tensor(pixels, dtype=torch.int64, device=q.device).reshape(-1, 2) * stride
     queries = q[..., index[:, 0], index[:, 1]].to(dtype) * (q.shape[2] ** -0.5 if scale is None else scale)
     counts = [
         multiplicity(index[:, axis], torch.arange(size, device=q.device), size, kernel_size, dilation)

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from acmix.ops.autocast import autocast
@@ -12,6 +11,7 @@ from acmix.ops.impl.reference import convolution_path as reference
 from acmix.ops.impl.torch import convolution_path as graph
 from acmix.ops.library_convolution import convolution_path_op
 from acmix.ops.problem import Problem
+from acmix.ops.tracing import fixed, is_tracing, wants_plain_functions
 
 __all__ = ["FORMS", "convolution_path"]
 
@@ -85,19 +85,19 @@ def convolution_path(
     """
     pieces, fc_weight, shift_weight = autocast(pieces), autocast(fc_weight), autocast(shift_weight)
     fc_bias = None if fc_bias is None else autocast(fc_bias)
-    if not torch.compiler.is_compiling():
+    if not is_tracing():
         check_positive(_OP, stride=stride, dilation=dilation)
         _check(pieces, fc_weight, shift_weight, fc_bias)
         if form not in FORMS:
             raise ValueError(f"{_OP}: form={form!r}, expected one of {FORMS}.")
-    kernel, groups = shift_weight.shape[3], pieces.shape[1]
+    kernel, groups = fixed(shift_weight.shape[3]), fixed(pieces.shape[1])
     backend = choose_backend(Problem(_OP, pieces.device.type, pieces.dtype, kernel, groups, stride, dilation), impl)
     if backend == "reference":
         if form == "composed":
             raise ValueError(f"{_OP}: form='composed' with impl='reference', which is two-step; use impl='torch'.")
         return reference(pieces, fc_weight, shift_weight, fc_bias, stride=stride, dilation=dilation)
     if form == "auto":
-        form = _cheaper_form(pieces.shape[2], kernel, shift_weight.shape[0] // groups)
-    if backend == "torch" and torch.onnx.is_in_onnx_export():
+        form = _cheaper_form(fixed(pieces.shape[2]), kernel, fixed(shift_weight.shape[0]) // groups)
+    if backend == "torch" and wants_plain_functions():
         return graph(pieces, (fc_weight, shift_weight, fc_bias), stride, dilation, form)
     return convolution_path_op(pieces, fc_weight, shift_weight, fc_bias, stride, dilation, form, backend)

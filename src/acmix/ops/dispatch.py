@@ -1,20 +1,23 @@
 """Which backend runs: ask each one "why not?" and take the first that has no reason."""
 
 import difflib
-import importlib
 from types import ModuleType
 
+from acmix.ops.impl import reference
+from acmix.ops.impl import torch as portable
 from acmix.ops.problem import Problem
 
 __all__ = ["BACKENDS", "backend_reasons", "choose_backend", "load_backend"]
 
-# In order of preference. Each is a module of `acmix.ops.impl` with `why_not(problem) -> list[str]`.
-BACKENDS: tuple[str, ...] = ("torch", "reference")
+# In order of preference. Each has `why_not(problem) -> list[str]` and is light to import: what is heavy, a backend
+# loads when it runs. Imported here, not on first use: that may be inside a compiled function, which cannot import.
+_MODULES: dict[str, ModuleType] = {"torch": portable, "reference": reference}
+BACKENDS: tuple[str, ...] = tuple(_MODULES)
 
 
 def load_backend(name: str) -> ModuleType:
-    """The module of a backend, imported on first use."""
-    return importlib.import_module(f"acmix.ops.impl.{name}")
+    """The module of a backend."""
+    return _MODULES[name]
 
 
 def backend_reasons(problem: Problem) -> dict[str, list[str]]:

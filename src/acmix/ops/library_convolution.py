@@ -43,8 +43,9 @@ def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _forward_gradient(ctx: Any, grad: Tensor) -> Gradients:
-    *grads, grad_bias = _BACKWARD(grad, *ctx.saved_tensors, *ctx.options)
-    no_bias = ctx.saved_tensors[3] is None
+    saved = ctx.saved_tensors  # read once: checkpointing unpacks each tensor a single time
+    *grads, grad_bias = _BACKWARD(grad, *saved, *ctx.options)
+    no_bias = saved[3] is None
     return (*grads, None if no_bias else grad_bias, *(None,) * len(ctx.options))
 
 

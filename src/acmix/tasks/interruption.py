@@ -3,9 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from acmix.tasks.console import say
 
@@ -33,6 +34,7 @@ class StopRequest:
         self.patient = False
         self.signum = 0
         self._owner = os.getpid()
+        self._replaced: dict[int, Any] = {}
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handles a signal."""
@@ -41,15 +43,28 @@ class StopRequest:
             return
         if self.patient and not self.signum:
             self.signum = signum
+            # Data workers may have got the signal too. torch's handler would raise an error at once, in mid-step, when
+            # one of them ends; without it the step is finished first.
+            self._replace(getattr(signal, "SIGCHLD", None), _leave)
             say("stopping after this step; once more to stop at once")
             return
         self.signum = signum
         raise Stopped(signum)
 
-    def raise_if_made(self) -> None:
-        """Stops the run if it was asked to."""
-        if self.signum:
-            raise Stopped(self.signum)
+    def install(self) -> None:
+        """Starts to listen."""
+        self._replace(signal.SIGINT, self)
+        self._replace(signal.SIGTERM, self)
+
+    def remove(self) -> None:
+        """Gives all handlers back."""
+        for signum, handler in self._replaced.items():
+            signal.signal(signum, handler)
+        self._replaced.clear()
+
+    def _replace(self, signum: int | None, handler: Callable[[int, FrameType | None], None]) -> None:
+        if signum is not None:
+            self._replaced[signum] = signal.signal(signum, handler)
 
 
 @contextmanager
@@ -60,9 +75,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
         # Python delivers signals to the main thread alone.
         yield request
         return
-    before = {signum: signal.signal(signum, request) for signum in (signal.SIGINT, signal.SIGTERM)}
+    request.install()
     try:
         yield request
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        request.remove()
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    """Does nothing, unlike `SIG_IGN`, which would also keep the system from telling a process that its child ended."""

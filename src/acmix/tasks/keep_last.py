@@ -54,12 +54,7 @@ class KeepLast(Checkpoint):
         """Stops if asked to; the resumed run validates from the first batch on."""
         if not _agreed(trainer, self.request.signum != 0):
             return
-        # Lightning takes up a validation that stands in its first batch as a whole.
-        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-        progress.reset()
-        progress.increment_ready()
-        progress.increment_started()
-        self._save(trainer)
+        self._save_before_validation(trainer)
         self._stop()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,17 +68,28 @@ class KeepLast(Checkpoint):
         self.request.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves what was learned before a failure that came between two steps, such as an unreadable image."""
+        """Saves what was learned before a failure that came with the data, such as an unreadable image."""
         self.request.patient = False
-        # The processes of a distributed run do not fail at the same step, and saving waits for them all.
-        alone = trainer.world_size == 1
-        if alone and not isinstance(exception, Stopped) and _between_steps(trainer):
+        if isinstance(exception, Stopped) or trainer.world_size > 1:
+            # The processes of a distributed run do not fail at the same step, and saving waits for them all.
+            return
+        if trainer.validating:
+            self._save_before_validation(trainer)
+        elif _between_steps(trainer):
             self._save(trainer)
 
     def _stop(self) -> None:
         self.request.patient = False
         # Another process may have got the signal.
         raise Stopped(self.request.signum or signal.SIGINT)
+
+    def _save_before_validation(self, trainer: Trainer) -> None:
+        # Lightning takes up a validation that stands in its first batch as a whole.
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        progress.reset()
+        progress.increment_ready()
+        progress.increment_started()
+        self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         new = self.path.with_suffix(".new")

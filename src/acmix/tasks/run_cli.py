@@ -108,7 +108,9 @@ class RunCLI(LightningCLI):
         if config.ckpt_path in ("best", "last"):
             config.ckpt_path = str(getattr(self.directory, config.ckpt_path))
         if config.ckpt_path is not None:
-            read_checkpoint(config.ckpt_path)
+            if "pytorch-lightning_version" not in read_checkpoint(config.ckpt_path):
+                told = "holds weights alone, not a run of `acmix fit`; give it as --model.weights"
+                raise UserError(f"{self.command}: {config.ckpt_path} {told}")
         elif self.command != "fit" and not _starts_trained(config.model):
             raise UserError(f"{self.command}: which checkpoint? add --ckpt_path PATH, or --model.weights PATH")
 

@@ -24,7 +24,7 @@ def _options(
 
 def _conv(x: Tensor, weight: Tensor, groups: int, stride: int, dilation: int) -> Tensor:
     strides, padding, dilations, _ = _options(weight, groups, stride, dilation)
-    return F.conv2d(x, weight, None, strides, padding, dilations, groups)
+    return F.conv2d(x, weight.contiguous(), None, strides, padding, dilations, groups)
 
 
 def _conv_backward(
@@ -32,14 +32,16 @@ def _conv_backward(
 ) -> tuple[Tensor, Tensor]:
     strides, padding, dilations, _ = _options(weight, groups, stride, dilation)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, strides, padding, dilations, False, [0, 0], groups, [True, True, False]
+        grad, x, weight.contiguous(), None, strides, padding, dilations, False, [0, 0], groups, [True, True, False]
     )
     return grad_x, grad_weight
 
 
 def _compose(fc_weight: Tensor, shift_weight: Tensor) -> Tensor:
     """[k * k, P] and [C, k * k, k, k] -> [C, P, k, k]."""
-    return torch.einsum("ciyx,ij->cjyx", shift_weight, fc_weight)
+    # einsum leaves the taps apart. Such a kernel makes a channels_last output of contiguous pieces, and gives a wrong
+    # gradient of itself where one image is channels_last (torch 2.15, CPU).
+    return torch.einsum("ciyx,ij->cjyx", shift_weight, fc_weight).contiguous()
 
 
 def _border_map(fc_bias: Tensor, shift_weight: Tensor, pieces: Tensor, stride: int, dilation: int) -> Tensor:

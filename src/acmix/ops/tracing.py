@@ -1,0 +1,33 @@
+"""Who is calling: an eager program, a tracer, or a transform that cannot see through a registered op."""
+
+import warnings
+from typing import Any
+
+import torch
+
+__all__ = ["fixed", "is_tracing", "wants_plain_functions"]
+
+_jit: Any = torch.jit  # not typed
+
+
+def is_tracing() -> bool:
+    """Whether sizes may be symbols or tensors now, which the checks at the doors cannot judge."""
+    return torch.compiler.is_compiling() or _jit.is_tracing()
+
+
+def wants_plain_functions() -> bool:
+    """Whether the plain functions that an op stands for have to run in its place.
+
+    ONNX has no such op, and `torch.func` does not differentiate ops whose gradient is registered with torch.library.
+    """
+    return torch.onnx.is_in_onnx_export() or torch._C._are_functorch_transforms_active()
+
+
+def fixed(size: int) -> int:
+    """A number of channels or a kernel's side as an integer: `torch.jit.trace` gives it as a tensor."""
+    if not _jit.is_tracing():
+        return size
+    with warnings.catch_warnings():
+        # The warning is for sizes that another input may change; these belong to the layer.
+        warnings.simplefilter("ignore", _jit.TracerWarning)
+        return int(size)
