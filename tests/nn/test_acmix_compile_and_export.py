@@ -99,7 +99,7 @@ def test_export_with_any_batch_height_and_width(strict: bool, options: dict[str,
     torch.export.save(program, file)
     file.seek(0)
     module = torch.export.load(file).module()
-    for shape in SIZES:
+    for shape in SIZES + (SMALLEST if layer.stride == 1 else []):
         if min(shape[2:]) >= smallest(layer.stride):
             torch.testing.assert_close(module(randn(*shape)), layer(randn(*shape)), rtol=1e-12, atol=1e-12)
 
@@ -115,10 +115,19 @@ def test_T15_an_exported_layer_trains() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 2, "kernel_att": 3, "dilation": 2}], ids=["T15-plain", "T15-stride"]
+    "options",
+    [
+        pytest.param({}, id="T15-plain"),
+        pytest.param(
+            {"stride": 2, "kernel_att": 3, "dilation": 2},
+            id="T15-stride",
+            marks=pytest.mark.xfail(strict=True, reason="at stride 2 the ONNX exporter freezes height and width"),
+        ),
+    ],
 )
 def test_onnx_at_other_sizes_than_it_was_exported_with(options: dict[str, Any]) -> None:
     layer = scrambled(8, 8, dtype=SINGLE, **options).eval()
+    shapes = dynamic_shapes(layer.stride)
     with warnings.catch_warnings():
         # The exporter's own: numpy's log of the zero multiplicities while it folds constants.
         warnings.simplefilter("ignore")
@@ -150,7 +159,7 @@ def test_a_trace_serves_other_sizes(stride: int) -> None:
         torch.jit.save(traced, file)
         file.seek(0)
         traced = torch.jit.load(file)
-    for shape in SIZES:
+    for shape in SIZES + SMALLEST:
         torch.testing.assert_close(traced(randn(*shape)), layer(randn(*shape)), rtol=1e-12, atol=1e-12)
 
 

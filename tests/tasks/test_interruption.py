@@ -123,6 +123,16 @@ def test_sigterm_stops_as_ctrl_c_does_with_its_own_code(
     assert read_checkpoint(tmp_path / "cut" / "checkpoints" / "last.ckpt")["global_step"] == 2
 
 
+def test_an_update_of_several_batches_is_finished_first(
+    fit: Fit, place: Callable[[Callback], None], tmp_path: Path
+) -> None:
+    place(SignalAt(("train", 0, 0), signal.SIGTERM))
+    assert fit("cut", "--trainer.accumulate_grad_batches", "2") == 143
+    checkpoint = read_checkpoint(tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 1
+    assert checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"] == 2
+
+
 class _FailAt(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 2:

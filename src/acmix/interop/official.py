@@ -26,8 +26,8 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
     Args:
         model: such as `acmix.create_model("acmix_resnet50")`; changed in place, and only if everything fits.
         path_or_state_dict: a checkpoint file, or what it holds. Wrapped (`{"model": ...}`, `{"state_dict": ...}`) or
-            not, with or without `module.` prefixes, with or without `dep_conv.bias`. A file is never unpickled: it is read with
-            `torch.load(weights_only=True)` or as safetensors.
+            not, with or without `module.` prefixes, with or without `dep_conv.bias`. A file is never unpickled: it is
+            read with `torch.load(weights_only=True)` or as safetensors.
 
     Returns:
         The same model.

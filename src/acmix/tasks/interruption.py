@@ -52,9 +52,14 @@ class StopRequest:
         raise Stopped(signum)
 
     def install(self) -> None:
-        """Starts to listen."""
+        """Starts to listen, or listens again where someone else began to."""
         self._replace(signal.SIGINT, self)
         self._replace(signal.SIGTERM, self)
+
+    @property
+    def installed(self) -> bool:
+        """Whether it listens; only the main thread can."""
+        return bool(self._replaced)
 
     def remove(self) -> None:
         """Gives all handlers back."""
@@ -64,7 +69,7 @@ class StopRequest:
 
     def _replace(self, signum: int | None, handler: Callable[[int, FrameType | None], None]) -> None:
         if signum is not None:
-            self._replaced[signum] = signal.signal(signum, handler)
+            self._replaced.setdefault(signum, signal.signal(signum, handler))
 
 
 @contextmanager

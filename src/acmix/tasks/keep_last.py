@@ -34,6 +34,9 @@ class KeepLast(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the step."""
         self._saved_at = time.monotonic()
+        if self.request.installed:
+            # Lightning's own answer to SIGTERM would end the run between two batches of one update.
+            self.request.install()
         self.request.patient = True
 
     def on_train_batch_end(
