@@ -99,7 +99,7 @@ def test_export_with_any_batch_height_and_width(strict: bool, options: dict[str,
     torch.export.save(program, file)
     file.seek(0)
     module = torch.export.load(file).module()
-    for shape in SIZES + (SMALLEST if layer.stride == 1 else []):
+    for shape in SIZES:
         if min(shape[2:]) >= smallest(layer.stride):
             torch.testing.assert_close(module(randn(*shape)), layer(randn(*shape)), rtol=1e-12, atol=1e-12)
 
@@ -127,7 +127,6 @@ def test_T15_an_exported_layer_trains() -> None:
 )
 def test_onnx_at_other_sizes_than_it_was_exported_with(options: dict[str, Any]) -> None:
     layer = scrambled(8, 8, dtype=SINGLE, **options).eval()
-    shapes = dynamic_shapes(layer.stride)
     with warnings.catch_warnings():
         # The exporter's own: numpy's log of the zero multiplicities while it folds constants.
         warnings.simplefilter("ignore")
@@ -159,7 +158,7 @@ def test_a_trace_serves_other_sizes(stride: int) -> None:
         torch.jit.save(traced, file)
         file.seek(0)
         traced = torch.jit.load(file)
-    for shape in SIZES + SMALLEST:
+    for shape in SIZES:
         torch.testing.assert_close(traced(randn(*shape)), layer(randn(*shape)), rtol=1e-12, atol=1e-12)
 
 
