@@ -149,6 +149,8 @@ class RunCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except BaseException as error:
+            # Lightning tears data down only after a training that went through.
+            self.datamodule.teardown("fit")
             if not self._trial:
                 tell(how_to_resume(self.directory))
             if self.request.signum and isinstance(error, Exception):
