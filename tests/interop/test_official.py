@@ -129,7 +129,7 @@ def test_an_own_bias_that_the_network_lacks_is_a_misfit(model: torch.nn.Module) 
 
 
 def test_what_is_neither_path_nor_state_dict_is_named(model: torch.nn.Module) -> None:
-    with pytest.raises(TypeError, match="source is a list, expected a path or a state dict"):
+    with pytest.raises(TypeError, match="path_or_state_dict is a list, expected a path or a state dict"):
         acmix.load_official(model, [1])  # type: ignore[arg-type]  # the mistake under test
 
 

@@ -148,3 +148,31 @@ def test_weights_of_another_class_count_get_a_new_head(
 def test_a_compiled_network_trains(fit: Fit, tmp_path: Path) -> None:
     assert fit("compiled", "--model.compile", "true", "--trainer.max_epochs", "1") == 0
     assert "fc.weight" in read_state_dict(tmp_path / "compiled" / "checkpoints" / "last.ckpt")
+
+
+def test_predictions_for_a_folder_name_the_files_and_leave_bad_ones_out(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, grey in (("dark", 20), ("light", 230)):
+        for part in ("train", "val"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for number in range(4):
+                shade = grey + 3 * number
+                picture = Image.new("RGB", (16, 16), (shade, shade, shade))
+                picture.save(tmp_path / "data" / part / name / f"{number}.png")
+                    tmp_path / "data" / part / name / f"{number}.png"
+                )
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, grey in (("a", 10), ("c", 240), ("d", 15)):
+        Image.new("RGB", (16, 16), (grey, grey, grey)).save(photos / f"{name}.png")
+    (photos / "b.png").write_bytes(b"no image")
+    words = ["--config", "cifar10", "--data.root", str(tmp_path / "data"), "--output", str(tmp_path / "run")]
+    words += ["--data.image_size", "16", "--data.num_workers", "0", "--data.batch_size", "2", "--data.cache", "none"]
+    words += ["--model.model", "conv_resnet14", "--model.model_args", '{"stem": "small", "channels": [4, 4, 8, 8]}']
+    assert main(["fit", *words, "--trainer.max_epochs", "1"]) == 0
+    use = [*words, "--data.predict_folder", str(photos), "--data.on_bad_image", "skip", "--ckpt_path", "last"]
+    assert main(["predict", *use]) == 0
+    rows = _rows(tmp_path / "run" / "predictions.csv")
+    assert [Path(row["file"]).name for row in rows] == ["a.png", "c.png", "d.png"]
+    assert {row["class"] for row in rows} <= {"dark", "light"}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LIBRARY", "or_empty", "pull_back", "register_kernel", "vmap_by_loop"]
+__all__ = ["LIBRARY", "or_empty", "pull_back", "register_decomposition", "register_kernel", "vmap_by_loop"]
 
 LIBRARY = torch.library.Library("acmix", "DEF")
 
@@ -31,6 +31,16 @@ def register_kernel(name: str, function: Callable[..., Any]) -> None:
             return function(x, *rest)
 
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+
+
+def register_decomposition(op: Any, function: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Give the ONNX exporter plain functions to put in an op's place.
+
+    It takes them from torch's table of decompositions. Fake tensors of symbolic sizes would do so too, had they no
+    entry in the table beside it: they must go on with `fake`, which knows the strides.
+    """
+    torch._decomp.register_decomposition(op)(function)
+    torch._decomp.register_decomposition(op, type="meta")(fake)
 
 
 def or_empty(x: Tensor | None, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -8,10 +8,10 @@ from torch import Tensor
 from acmix.ops.dispatch import load_backend
 from acmix.ops.flop_formulas import register_flop_formula
 from acmix.ops.geometry import output_size
-from acmix.ops.impl.torch.attention_graph import attention_backward_graph
+from acmix.ops.impl.torch.attention_graph import attention_backward_graph, attention_graph
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.layout import compute_dtype, empty_attention_output
-from acmix.ops.library import LIBRARY, or_empty, pull_back, register_kernel, vmap_by_loop
+from acmix.ops.library import LIBRARY, or_empty, pull_back, register_decomposition, register_kernel, vmap_by_loop
 
 __all__ = ["local_attention_op"]
 
@@ -40,6 +40,11 @@ def _forward_fake(
     # The log-sum-exp, where the backend's backward pass reads it.
     shape = (*q.shape[:2], *out.shape[3:]) if load_backend(rest[-1]).BACKWARD_READS_OUTPUT else (0,)
     return out, q.new_empty(shape, dtype=compute_dtype(q.dtype))
+
+
+def _decomposed(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+    """The op as plain functions, for ONNX, which has none of ours."""
+    return attention_graph(q, k, v, position, Window(*options[:-1])), or_empty(None, q, compute_dtype(q.dtype))
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -166,6 +171,7 @@ torch.library.register_autograd(_FORWARD, _forward_gradient, setup_context=_forw
 torch.library.register_autograd(_BACKWARD, _backward_gradient, setup_context=_backward_setup)
 torch.library.register_vmap(_FORWARD, _forward_vmap)
 torch.library.register_vmap(_BACKWARD, _backward_vmap)
+register_decomposition(_FORWARD, _decomposed, _forward_fake)
 register_flop_formula(torch.ops.acmix.local_attention, _forward_flops)
 register_flop_formula(torch.ops.acmix.local_attention_backward, _backward_flops)
 

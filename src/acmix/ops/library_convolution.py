@@ -8,9 +8,10 @@ from torch import Tensor
 from acmix.ops.dispatch import load_backend
 from acmix.ops.flop_formulas import register_flop_formula
 from acmix.ops.geometry import output_size
+from acmix.ops.impl.torch.convolution import convolution_path as forward_graph
 from acmix.ops.impl.torch.convolution import convolution_path_backward as backward_graph
 from acmix.ops.layout import as_pieces, as_pieces_output, empty_pieces, empty_pieces_output
-from acmix.ops.library import LIBRARY, or_empty, pull_back, register_kernel, vmap_by_loop
+from acmix.ops.library import LIBRARY, or_empty, pull_back, register_decomposition, register_kernel, vmap_by_loop
 
 __all__ = ["convolution_path_op"]
 
@@ -34,6 +35,13 @@ def _forward_fake(
     pieces: Tensor, fc_weight: Tensor, shift_weight: Tensor, fc_bias: Tensor | None, stride: int, *rest: Any
 ) -> Tensor:
     return empty_pieces_output(pieces, shift_weight.shape[0], stride)
+
+
+def _decomposed(
+    pieces: Tensor, fc_weight: Tensor, shift_weight: Tensor, fc_bias: Tensor | None, *options: Any
+) -> Tensor:
+    """The op as plain functions, for ONNX, which has none of ours."""
+    return forward_graph(pieces, (fc_weight, shift_weight, fc_bias), *options[:-1])
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -128,6 +136,7 @@ torch.library.register_autograd(_FORWARD, _forward_gradient, setup_context=_forw
 torch.library.register_autograd(_BACKWARD, _backward_gradient, setup_context=_backward_setup)
 torch.library.register_vmap(_FORWARD, _forward_vmap)
 torch.library.register_vmap(_BACKWARD, _backward_vmap)
+register_decomposition(_FORWARD, _decomposed, _forward_fake)
 register_flop_formula(torch.ops.acmix.convolution_path, _forward_flops)
 register_flop_formula(torch.ops.acmix.convolution_path_backward, _backward_flops)
 

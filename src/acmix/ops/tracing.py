@@ -4,6 +4,8 @@ import warnings
 from typing import Any
 
 import torch
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 __all__ = ["fixed", "is_tracing", "wants_plain_functions"]
 
@@ -18,9 +20,14 @@ def is_tracing() -> bool:
 def wants_plain_functions() -> bool:
     """Whether the plain functions that an op stands for have to run in its place.
 
-    ONNX has no such op, and `torch.func` does not differentiate ops whose gradient is registered with torch.library.
+    `torch.func` does not differentiate ops whose gradient is registered with torch.library. `torch.vmap` alone finds
+    their rules.
     """
-    return torch.onnx.is_in_onnx_export() or torch._C._are_functorch_transforms_active()
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    if torch.compiler.is_compiling():
+        return True  # the tracer does not follow the question below
+    return any(transform.key() != TransformType.Vmap for transform in retrieve_all_functorch_interpreters())
 
 
 def fixed(size: int) -> int:

@@ -145,7 +145,7 @@ class Task(LightningModule, ABC):
                     f"training diverged: the loss is {float(loss)} in epoch {self.current_epoch + 1}; "
                     "lower --model.recipe.lr, warm up longer, or clip with --trainer.gradient_clip_val 1"
                 )
-        self.log_dict(summary)
+        self._log(summary)
         self._reset("train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -154,7 +154,7 @@ class Task(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the whole validation set."""
-        self.log_dict(self._values("val"))
+        self._log(self._values("val"))
         self._reset("val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -163,7 +163,7 @@ class Task(LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of the whole test set."""
-        self.log_dict(self._values("test"))
+        self._log(self._values("test"))
         self._reset("test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -178,6 +178,10 @@ class Task(LightningModule, ABC):
         """The metrics of a stage by name."""
         held = {"train": self.train_metrics, "val": self.val_metrics, "test": self.test_metrics}[stage]
         return {name: cast("Metric", metric) for name, metric in held.items()}
+
+    def _log(self, values: dict[str, Tensor]) -> None:
+        # Equal on all processes already; without the word Lightning warns that they might not be.
+        self.log_dict(values, sync_dist=True)
 
     def _values(self, stage: Stage) -> dict[str, Tensor]:
         return {f"{stage}/{name}": metric.compute() for name, metric in self.metrics(stage).items()}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Tiles", "attend", "attend_backward"]
+__all__ = ["Tiles", "attend", "attend_backward", "attention_weights"]
 
 
 class Tiles(NamedTuple):
@@ -19,24 +19,30 @@ class Tiles(NamedTuple):
     v: Tensor
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """Softmax weights [..., t, l]; `bias` is the log multiplicity, broadcast to them."""
-    # In place: the product is fresh, and a second tensor of this size is what the tiles exist to avoid.
-    return torch.matmul(q.mT, k).add_(bias).softmax(-1)
+def attention_weights(tiles: Tiles, bias: Tensor, in_place: bool) -> Tensor:
+    """Softmax weights [..., t, l].
+
+    Args:
+        tiles: queries, keys and values.
+        bias: log multiplicity, broadcast to the weights.
+        in_place: whether to add the bias in place. A second tensor of this size is what the tiles exist to avoid, but
+            some tracers refuse it.
+    """
+    logits = torch.matmul(tiles.q.mT, tiles.k)
+    return (logits.add_(bias) if in_place else logits + bias).softmax(-1)
 
 
-def attend(tiles: Tiles, bias: Tensor) -> Tensor:
+def attend(tiles: Tiles, weights: Tensor) -> Tensor:
     """Output tiles [..., D, t]."""
-    return torch.matmul(tiles.v, _weights(tiles.q, tiles.k, bias).mT)
+    return torch.matmul(tiles.v, weights.mT)
 
 
-def attend_backward(grad: Tensor, tiles: Tiles, bias: Tensor) -> Tiles:
-    """Gradients of q (as scaled), k and v tiles, the weights computed again.
+def attend_backward(grad: Tensor, tiles: Tiles, weights: Tensor) -> Tiles:
+    """Gradients of q (as scaled), k and v tiles from that of the output.
 
     Every step is a differentiable torch function, so the same code serves a double backward.
     """
     q, k, v = tiles
-    weights = _weights(q, k, bias)
     grad_weights = torch.matmul(grad.mT, v)
     grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     return Tiles(q=torch.matmul(k, grad_logits.mT), k=torch.matmul(q, grad_logits), v=torch.matmul(grad, weights))

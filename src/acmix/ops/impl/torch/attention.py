@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from acmix.ops.impl.torch.attend import Tiles, attend, attend_backward
+from acmix.ops.impl.torch.attend import Tiles, attend, attend_backward, attention_weights
 from acmix.ops.impl.torch.tiles import (
     Axis,
     Spans,
@@ -112,7 +112,8 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     plan = _plan(q, window)
     out = empty_attention_output(q, window.stride)
     for block in plan.blocks(q, position):
-        plan.write_queries(attend(plan.tiles(block, q, k, v), block.bias), out, block)
+        tiles = plan.tiles(block, q, k, v)
+        plan.write_queries(attend(tiles, attention_weights(tiles, block.bias, in_place=True)), out, block)
     return out, None
 
 
@@ -126,7 +127,9 @@ def local_attention_backward(
     grad_q = (q.new_empty if window.stride == 1 else q.new_zeros)(q.shape, dtype=plan.dtype)
     grad_k, grad_v = k.new_zeros(k.shape, dtype=plan.dtype), v.new_zeros(v.shape, dtype=plan.dtype)
     for block in plan.blocks(q, position):
-        grads = attend_backward(plan.queries(grad, block), plan.tiles(block, q, k, v), block.bias)
+        tiles = plan.tiles(block, q, k, v)
+        weights = attention_weights(tiles, block.bias, in_place=True)
+        grads = attend_backward(plan.queries(grad, block), tiles, weights)
         plan.write_queries(grads.q.mul_(window.scale), _at_stride(grad_q, window), block)
         plan.add_keys(grads.k, grad_k, block)
         plan.add_keys(grads.v, grad_v, block)

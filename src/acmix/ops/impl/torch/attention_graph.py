@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acmix.ops.impl.torch.attend import Tiles, attend, attend_backward
+from acmix.ops.impl.torch.attend import Tiles, attend, attend_backward, attention_weights
 from acmix.ops.impl.torch.tiles import Axis, Window, log_multiplicity, plan_axis, plan_axis_of_any_size
 from acmix.ops.layout import compute_dtype
 
@@ -79,7 +79,8 @@ def attention_graph(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     rows, columns = (plan_axis_of_any_size(size, window) for size in q.shape[3:])
     grid = _Grid(rows, columns, window)
     tiles = _tiles(grid, q, k, v, position)
-    return grid.outputs(attend(tiles, grid.bias(tiles.q))).to(q.dtype)
+    weights = attention_weights(tiles, grid.bias(tiles.q), in_place=False)
+    return grid.outputs(attend(tiles, weights)).to(q.dtype)
 
 
 def attention_backward_graph(
@@ -90,7 +91,8 @@ def attention_backward_graph(
     grid = _Grid(plan_axis(q.shape[3], window), plan_axis(q.shape[4], window), window)
     tiles = _tiles(grid, q, k, v, position)
     queries, keys = grid.positions(q.device)
-    grads = attend_backward(grid.gather_gradient(grad.to(tiles.q.dtype)), tiles, grid.bias(tiles.q))
+    weights = attention_weights(tiles, grid.bias(tiles.q), in_place=False)
+    grads = attend_backward(grid.gather_gradient(grad.to(tiles.q.dtype)), tiles, weights)
     grad_q = grid.scatter(grads.q * window.scale, *queries)
     grad_k, grad_v = grid.scatter(grads.k, *keys), grid.scatter(grads.v, *keys)
     grad_position = None if position is None else -grad_k.sum((0, 1)).to(position.dtype)

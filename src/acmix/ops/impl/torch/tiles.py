@@ -5,6 +5,7 @@ into the image and all have one length, so that whole tiles go through batched m
 see, and what reflection shows it twice, stands in the log of the multiplicity that is added to the logits.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ __all__ = [
 
 # 8 queries a side: measured fastest of 4, 7, 8 and 14 at the maps of ResNet-50 (K = 7, two cores).
 MAX_TILE = 8
+
+# Where all tiles are in memory at once: a smaller tile has fewer keys that no query sees.
+GRAPH_TILE = 4
 
 Spans = list[tuple[int, int]]
 
@@ -129,17 +133,20 @@ def plan_axis(size: int, window: Window) -> Axis:
 def plan_axis_of_any_size(size: int, window: Window) -> Axis:
     """Cut an axis so that nothing but the number of tiles depends on its size, which may be symbolic.
 
-    A span may then reach over the border; what lies there has the multiplicity 0.
+    A span may then reach over the border; what lies there has the multiplicity 0. A symbolic number of tiles gets a
+    spare one: where it could be 1, tracers would take it for the constant that it is in their example.
     """
     outputs = output_size(size, window.stride)
-    tiles = (outputs + MAX_TILE - 1) // MAX_TILE
-    return Axis(size, outputs, tiles, MAX_TILE, window.span(MAX_TILE))
+    tiles = (outputs + GRAPH_TILE - 1) // GRAPH_TILE + (0 if isinstance(size, int) else 1)
+    return Axis(size, outputs, tiles, GRAPH_TILE, window.span(GRAPH_TILE))
 
 
 def log_multiplicity(axis: Axis, window: Window, like: Tensor) -> Tensor:
     """Log of each key's count in each query's window: [tiles, tile, keys], -inf where a key is out of the window."""
     queries, keys = axis.query_positions(window, like.device), axis.key_positions(window, like.device)
-    return multiplicity(queries, keys, axis.size, window.kernel_size, window.dilation).to(like.dtype).log()
+    counts = multiplicity(queries, keys, axis.size, window.kernel_size, window.dilation)
+    # Not simply the log of 0: exporters that fold constants warn of it.
+    return counts.clamp(min=1).to(like.dtype).log().masked_fill(counts == 0, -math.inf)
 
 
 def _views(x: Tensor, tiles: Tensor, spans: tuple[Spans, Spans], apart: bool) -> Iterator[tuple[Tensor, Tensor]]:
