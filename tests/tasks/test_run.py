@@ -160,8 +160,6 @@ def test_predictions_for_a_folder_name_the_files_and_leave_bad_ones_out(tmp_path
                 shade = grey + 3 * number
                 picture = Image.new("RGB", (16, 16), (shade, shade, shade))
                 picture.save(tmp_path / "data" / part / name / f"{number}.png")
-                    tmp_path / "data" / part / name / f"{number}.png"
-                )
     photos = tmp_path / "photos"
     photos.mkdir()
     for name, grey in (("a", 10), ("c", 240), ("d", 15)):
