@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from acmix.analysis.layers import NamedLayer, find_layers
 from acmix.analysis.modes import evaluating
+from acmix.nn import ACmix
 
 __all__ = ["LayerView", "Pixel", "Window", "choose_layers", "look_inside"]
 
@@ -71,9 +72,9 @@ def choose_layers(model: nn.Module, wanted: Sequence[str] = ()) -> list[NamedLay
     Raises:
         ValueError: the network has no ACmix layer, or none of that index or name.
     """
-    layers = find_layers(model)
+    layers = [layer for layer in find_layers(model) if isinstance(layer.module, ACmix)]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no ACmix layer to look into")
+        raise ValueError(f"{type(model).__name__} has no ACmix layer of neighbourhood attention to look into")
     if not wanted:
         return list({layer.stage: layer for layer in layers}.values())
     chosen: set[int] = set()
@@ -102,7 +103,8 @@ def look_inside(
         One view per layer, in the same order, on the CPU in float32.
 
     Raises:
-        ValueError: a pixel lies outside of the image, or the network did not run a layer.
+        ValueError: a pixel lies outside of the image, the network did not run a layer, or a layer's attention is not
+            over a neighbourhood.
     """
     height, width = image.shape[-2:]
     for y, x in pixels:
@@ -128,6 +130,8 @@ def look_inside(
 
 def _view(layer: NamedLayer, x: Tensor, image_size: tuple[int, int], pixels: Sequence[Pixel]) -> LayerView:
     module = layer.module
+    if not isinstance(module, ACmix):
+        raise ValueError(f"{layer.name} is a {type(module).__name__}; only neighbourhood attention can be drawn")
     paths = module.forward_paths(x)
     outputs = [path for path in paths if path is not None]
     out_height, out_width = outputs[0].shape[-2:]

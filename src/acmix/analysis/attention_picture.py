@@ -122,8 +122,8 @@ def _describe_layer(view: LayerView) -> str:
     module = view.layer.module
     before, after = _size(view.input_size), _size(tuple(view.responses[0].shape))
     rates = [
-        f"{word} {float(rate.detach()):.2f}"
-        for word, rate in (("alpha", module.alpha), ("beta", module.beta))
+        f"{word} {rate:.2f}"
+        for word, rate in zip(("alpha", "beta"), module.rate_values(), strict=True)
         if rate is not None
     ]
     size = f"map {after}" if before == after else f"map {before}\nto {after}"

@@ -46,12 +46,12 @@ def layer_backends(layer: ACmix, device: str, dtype: torch.dtype = torch.float32
         The backend's name for each operator, "none" where no backend can run it.
     """
     chosen: dict[OpName, str] = {}
-    sizes: tuple[tuple[OpName, int, object], ...] = (
-        ("local_attention", layer.kernel_att, layer.alpha),
-        ("convolution_path", layer.kernel_conv, layer.beta),
+    sizes: tuple[tuple[OpName, int, bool], ...] = (
+        ("local_attention", layer.kernel_att, layer.paths != "convolution"),
+        ("convolution_path", layer.kernel_conv, layer.paths != "attention"),
     )
-    for op, kernel_size, rate in sizes:
-        if rate is None:
+    for op, kernel_size, there in sizes:
+        if not there:
             continue
         head_width = layer.out_channels // layer.num_heads
         problem = Problem(op, device, dtype, kernel_size, head_width, layer.stride, layer.dilation)

@@ -15,6 +15,7 @@ from acmix.analysis.rates_picture import draw_rates
 from acmix.analysis.scene import Scene, digits_preparation, make_scene, read_image, sample_image
 from acmix.analysis.trained import TrainedNetwork, load_trained
 from acmix.errors import UserError
+from acmix.nn import ACmix
 
 __all__ = ["add_arguments", "run"]
 
@@ -103,6 +104,9 @@ def _look(network: TrainedNetwork, args: argparse.Namespace) -> tuple[Scene, lis
     if args.image_size is not None:
         preparation = replace(preparation, image_size=args.image_size)
     channels = preparation.channels
+    if not any(isinstance(module, ACmix) for module in network.model.modules()):
+        _say(f"No picture of attention: {network.name} has no layer of neighbourhood attention.\n")
+        return None
     if channels not in _DRAWABLE:
         _say(
             f"No picture of attention: {network.name} takes images of {channels} channels, only 1 or 3 can be drawn.\n"

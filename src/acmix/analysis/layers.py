@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from acmix.nn import ACmix
+from acmix.nn import TwoPaths
 
 __all__ = ["NamedLayer", "find_layers"]
 
@@ -23,7 +23,7 @@ class NamedLayer:
     index: int
     name: str
     stage: str
-    module: ACmix
+    module: TwoPaths
 
 
 def find_layers(model: nn.Module) -> list[NamedLayer]:
@@ -35,7 +35,7 @@ def find_layers(model: nn.Module) -> list[NamedLayer]:
     Returns:
         One entry per layer, none for a network without ACmix layers.
     """
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, ACmix)]
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, TwoPaths)]
     return [NamedLayer(index, name, _stage(name), module) for index, (name, module) in enumerate(found, start=1)]
 
 

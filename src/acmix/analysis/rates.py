@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from acmix.analysis.layers import find_layers
 from acmix.analysis.tables import format_table
@@ -70,13 +70,8 @@ def layer_rates(model: nn.Module) -> list[LayerRates]:
         One entry per layer in network order; empty for a network without ACmix layers.
     """
     return [
-        LayerRates(found.index, found.name, found.stage, _value(found.module.alpha), _value(found.module.beta))
-        for found in find_layers(model)
+        LayerRates(found.index, found.name, found.stage, *found.module.rate_values()) for found in find_layers(model)
     ]
-
-
-def _value(rate: Tensor | None) -> float | None:
-    return None if rate is None else float(rate.detach())
 
 
 def write_rates_csv(runs: Mapping[str, Sequence[LayerRates]], path: Path) -> None:

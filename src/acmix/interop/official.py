@@ -72,7 +72,7 @@ def _authors_layers(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple
 def _biases(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes of the biases that only one side may have."""
     layers = _authors_layers(model, state)
-    return {dot + _OPTIONAL_BIAS: (layer.out_channels,) for dot, layer in layers if layer.beta is not None}
+    return {dot + _OPTIONAL_BIAS: (layer.out_channels,) for dot, layer in layers if layer.paths != "attention"}
 
 
 def _misfits(

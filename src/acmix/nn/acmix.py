@@ -1,48 +1,24 @@
 """The ACmix layer over neighbourhood attention."""
 
 import warnings
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.functional import convolution_path, local_attention, local_attention_weights
+from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
 from acmix.nn.position import check_step, coordinate_grid
-from acmix.nn.shift import ShiftKernels
+from acmix.nn.shift import Shift, ShiftInit
+from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_window
-from acmix.ops.dispatch import BACKENDS
 
-__all__ = ["PATHS", "ACmix", "ACmixPaths"]
-
-Paths = Literal["both", "attention", "convolution"]
-PATHS: tuple[str, ...] = ("both", "attention", "convolution")
+__all__ = ["ACmix"]
 
 # Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
 _WIDEST_USUAL_WINDOW = 31
-
-
-class ACmixPaths(NamedTuple):
-    """What the two paths contribute to the output, [B, C, H', W'] each and rates included; None for a dropped path."""
-
-    attention: Tensor | None
-    convolution: Tensor | None
-
-
-class _Factory(TypedDict):
-    """Where and as what parameters are made."""
-
-    device: torch.device | str | None
-    dtype: torch.dtype | None
-
-
-class _Window(TypedDict):
-    """How both paths walk over the map."""
-
-    stride: int
-    dilation: int
 
 
 class _Projected(NamedTuple):
@@ -54,7 +30,7 @@ class _Projected(NamedTuple):
     v: Tensor
 
 
-class ACmix(nn.Module):
+class ACmix(TwoPaths):
     """Self-attention and convolution on one set of projections: `alpha * attention + beta * convolution` (Eq. 13).
 
     Stands where a k x k convolution stood: [B, C_in, H, W] -> [B, C_out, ceil(H / s), ceil(W / s)], any H, W >= 1, any
@@ -80,13 +56,17 @@ class ACmix(nn.Module):
         position_step: None for the authors' grid from -1 to 1, which depends on the map's size; a number for a fixed
             distance between neighbouring pixels, which does not: crops then see what the whole map sees.
         conv_bias: whether the convolution path has a bias; the authors' has none.
-        paths: "both", or "attention" or "convolution" alone; the other path and its rate are then dropped.
+        paths: "both", or "attention" or "convolution" alone; the other path and its rate are then dropped (Table 6).
+        rates: "alpha,beta" for two learned rates; "alpha,1-alpha", "alpha,1" or "1,1" for less freedom (Table 6).
+        shift: how maps are shifted and summed (Fig. 3, Table 7): "group" by N sets of learned kernels, the paper's
+            choice; "learnable" by one set; "fixed" by one that stays as it starts; "tensor" by slices and sums.
+        shift_init: "shift", or "random" for kernels that start as `nn.Conv2d` does (Table 7).
         impl: backend of both paths, see `acmix.functional.local_attention`.
         device: where the parameters are made.
         dtype: dtype of the parameters.
 
     Attributes:
-        alpha: rate of the attention path, parameter of shape (1,), 0.5 at the start; None where the path is dropped.
+        alpha: rate of the attention path, parameter of shape (1,), 0.5 at the start; None where it is not learned.
         beta: rate of the convolution path, likewise.
 
     Raises:
@@ -112,70 +92,44 @@ class ACmix(nn.Module):
         position_step: float | None = None,
         conv_bias: bool = False,
         paths: Paths = "both",
+        rates: Rates = "alpha,beta",
+        shift: Shift = "group",
+        shift_init: ShiftInit = "shift",
         impl: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         check_window("ACmix", "kernel_att", kernel_att)
-        check_window("ACmix", "kernel_conv", kernel_conv)
         check_positive("ACmix", in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
         check_positive("ACmix", stride=stride, dilation=dilation)
         if out_channels % num_heads:
             raise ValueError(f"ACmix: out_channels={out_channels} is no multiple of num_heads={num_heads}; change one.")
-        if paths not in PATHS:
-            raise ValueError(f"ACmix: paths={paths!r}, expected one of {PATHS}.")
-        if impl not in ("auto", *BACKENDS):
-            raise ValueError(f"ACmix: impl={impl!r}, expected one of {('auto', *BACKENDS)}.")
         check_step("ACmix", position_step)
         if kernel_att > _WIDEST_USUAL_WINDOW and kernel_att in (in_channels, out_channels):
             message = f"ACmix: kernel_att={kernel_att} is a channel count; the third argument is the window's side."
             warnings.warn(message, stacklevel=2)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_att, self.kernel_conv = kernel_att, kernel_conv
-        self.num_heads, self.head_width = num_heads, out_channels // num_heads
-        self.stride, self.dilation = stride, dilation
-        self.position_step, self.paths, self.impl = position_step, paths, impl
-        made: _Factory = {"device": device, "dtype": dtype}
+        head_width = out_channels // num_heads
+        made: Factory = {"device": device, "dtype": dtype}
+        options: PathOptions = {"conv_bias": conv_bias, "paths": paths, "rates": rates, "impl": impl}
+        options["shift"], options["shift_init"] = shift, shift_init
+        super().__init__(out_channels, head_width, 3 * num_heads, kernel_conv=kernel_conv, **options, **made)
+        self.in_channels, self.out_channels, self.kernel_att = in_channels, out_channels, kernel_att
+        self.num_heads, self.head_width = num_heads, head_width
+        self.stride, self.dilation, self.position_step = stride, dilation, position_step
         self.query = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
         self.key = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
         self.value = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **made)
-        self.alpha: nn.Parameter | None = None
-        self.beta: nn.Parameter | None = None
-        self.position: nn.Conv2d | None = None
-        if paths != "convolution":
-            self.alpha = nn.Parameter(torch.empty(1, **made))
-            self.position = nn.Conv2d(2, self.head_width, 1, **made) if position else None
-        if paths != "attention":
-            self.beta = nn.Parameter(torch.empty(1, **made))
-            self.fc = nn.Conv2d(3 * num_heads, kernel_conv**2, 1, bias=False, **made)
-            self.shift = ShiftKernels(out_channels, kernel_conv, conv_bias, **made)
+        has_code = position and self.paths != "convolution"
+        self.position = nn.Conv2d(2, head_width, 1, **made) if has_code else None
         self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]  # torch does not type it
-        self._reset_rates()
-
-    @torch.no_grad()
-    def _reset_rates(self) -> None:
-        for rate in (self.alpha, self.beta):
-            if rate is not None:
-                rate.fill_(0.5)
-
-    def reset_parameters(self) -> None:
-        """Projections as `nn.Conv2d` starts them, shift kernels as shifts, both rates 0.5."""
-        for child in self.children():
-            child.reset_parameters()  # type: ignore[operator]  # every child of this layer has the method
-        self._reset_rates()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] or [C_in, H, W] -> [B, C, H', W'] or [C, H', W']; the memory format follows the input."""
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         projected = self._project(x)
-        convolution = self._convolve(projected)
-        attention = self._attend(projected)
-        if attention is None or self.alpha is None:
-            return _present(convolution)
-        alpha = self.alpha.to(attention.dtype)
-        return attention * alpha if convolution is None else torch.addcmul(convolution, attention, alpha)
+        convolution = self.convolve(projected.pieces, **self._window())
+        return self.mix(self._attend(projected), convolution)
 
     def forward_paths(self, x: Tensor) -> ACmixPaths:
         """The two terms of the output of `forward`, each with its rate, in the output's shape."""
@@ -184,9 +138,8 @@ class ACmix(nn.Module):
             return ACmixPaths(*(None if part is None else part.squeeze(0) for part in parts))
         projected = self._project(x)
         attention = self._attend(projected)
-        if attention is not None and self.alpha is not None:
-            attention = attention * self.alpha.to(attention.dtype)
-        return ACmixPaths(attention, self._convolve(projected))
+        convolution = self.convolve(projected.pieces, **self._window())
+        return ACmixPaths(None if attention is None else self.attended(attention), convolution)
 
     def attention_maps(self, x: Tensor, pixels: list[tuple[int, int]]) -> Tensor:
         """Where the queries at P output pixels (row, column) look: weights [B, N, P, H, W] over all keys, sum 1.
@@ -194,7 +147,7 @@ class ACmix(nn.Module):
         Raises:
             ValueError: the layer has no attention path, or a pixel lies outside of the output.
         """
-        if self.alpha is None:
+        if self.paths == "convolution":
             raise ValueError("ACmix: attention_maps of a layer with paths='convolution', which has no attention path.")
         _, q, k, _ = self._project(x)
         code = self._position_code(q)
@@ -209,7 +162,7 @@ class ACmix(nn.Module):
         weight = weight.permute(2, 0, 1, 3, 4, 5).flatten(0, 2)
         bias = None
         if self.query.bias is not None:
-            biases = [autocast(_present(child.bias)).unflatten(0, (heads, width)) for child in children]
+            biases = [autocast(present(child.bias)).unflatten(0, (heads, width)) for child in children]
             bias = torch.stack(biases).permute(2, 0, 1).flatten()
         qkv = F.conv2d(x, weight, bias)
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
@@ -223,7 +176,7 @@ class ACmix(nn.Module):
             expected = f"[B, {self.in_channels}, H, W] or [{self.in_channels}, H, W] with H, W >= 1"
             raise ValueError(f"ACmix: the input has shape {tuple(x.shape)}, expected {expected}.")
 
-    def _window(self) -> _Window:
+    def _window(self) -> Window:
         return {"stride": self.stride, "dilation": self.dilation}
 
     def _position_code(self, q: Tensor) -> Tensor | None:
@@ -234,7 +187,7 @@ class ACmix(nn.Module):
         return code.squeeze(0).to(q.dtype)
 
     def _attend(self, projected: _Projected) -> Tensor | None:
-        if self.alpha is None:
+        if self.paths == "convolution":
             return None
         _, q, k, v = projected
         code = self._position_code(q)
@@ -242,33 +195,14 @@ class ACmix(nn.Module):
         # Heads and their channels merge as the last axes: a batch of one would lose its stride, and with it the format.
         return attended.movedim((1, 2), (3, 4)).flatten(3).movedim(3, 1)
 
-    def _convolve(self, projected: _Projected) -> Tensor | None:
-        if self.beta is None:
-            return None
-        pieces = projected.pieces
-        # The rate is folded into the kernels: scaling the output would keep another map for the backward pass.
-        kernels = (self.shift.weight * self.beta).to(pieces.dtype)
-        fc = self.fc.weight.flatten(1).to(pieces.dtype)
-        out = convolution_path(pieces, fc, kernels, impl=self.impl, **self._window())
-        if self.shift.bias is not None:
-            out = out + (self.shift.bias * self.beta).to(out.dtype)[:, None, None]
-        return out
-
     def extra_repr(self) -> str:
         """The arguments that `print(layer)` shows."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_att={self.kernel_att}, num_heads={self.num_heads}"
-        text += f", kernel_conv={self.kernel_conv}, stride={self.stride}, dilation={self.dilation}"
+        text += f", stride={self.stride}, dilation={self.dilation}"
         if self.position_step is not None:
             text += f", position_step={self.position_step}"
-        return text + f", paths={self.paths!r}, impl={self.impl!r}"
+        return f"{text}, {self.path_repr()}"
 
 
 def _translate(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
     translate_authors_keys(layer, state_dict, prefix)
-
-
-def _present(x: Tensor | None) -> Tensor:
-    """Narrow the type where a path is known to be there."""
-    if x is None:
-        raise RuntimeError("ACmix: both paths are dropped; one of them must be there.")
-    return x
