@@ -11,7 +11,7 @@ from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
-from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, Paths, Rates, TwoPaths, Window, present
+from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_window
 
@@ -110,9 +110,19 @@ class ACmix(TwoPaths):
             warnings.warn(message, stacklevel=2)
         head_width = out_channels // num_heads
         made: Factory = {"device": device, "dtype": dtype}
-        options: PathOptions = {"conv_bias": conv_bias, "paths": paths, "rates": rates, "impl": impl}
-        options["shift"], options["shift_init"] = shift, shift_init
-        super().__init__(out_channels, head_width, 3 * num_heads, kernel_conv=kernel_conv, **options, **made)
+        super().__init__(
+            out_channels,
+            head_width,
+            3 * num_heads,
+            kernel_conv=kernel_conv,
+            conv_bias=conv_bias,
+            paths=paths,
+            rates=rates,
+            shift=shift,
+            shift_init=shift_init,
+            impl=impl,
+            **made,
+        )
         self.in_channels, self.out_channels, self.kernel_att = in_channels, out_channels, kernel_att
         self.num_heads, self.head_width = num_heads, head_width
         self.stride, self.dilation, self.position_step = stride, dilation, position_step
