@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acmix import create_model, list_models
 from acmix.nn.shift import shift_kernels
-from network_suite import NetworkSuite, acmix_layers, awake, images
+from network_suite import SIZE, NetworkSuite, acmix_layers, awake, images
 
 PARAMETERS = {
     "acmix_resnet26": 10_487_816,
@@ -25,7 +25,57 @@ GIGA_MACS = {"acmix_resnet26": 2.216, "acmix_resnet38": 2.859, "acmix_resnet50":
 DEPTHS = {"26": (1, 2, 4, 1), "38": (2, 3, 5, 2), "50": (3, 4, 6, 3)}
 
 
-class _ACmixFamily(NetworkSuite):
+class _ResNetSuite(NetworkSuite):
+    @pytest.mark.parametrize("output_stride", [8, 16])
+    def test_dilation_in_place_of_stride(self, output_stride: int) -> None:
+        network = self.make(features_only=True, output_stride=output_stride)
+        reductions = [min(reduction, output_stride) for reduction in self.reductions]
+        assert network.feature_info.reduction() == reductions
+        assert [feature.shape[-1] for feature in network(images())] == [SIZE // reduction for reduction in reductions]
+
+    @pytest.mark.parametrize("output_stride", [8, 16])
+    def test_dilation_takes_the_same_weights(self, output_stride: int) -> None:
+        plain = self.make()
+        self.make(output_stride=output_stride).load_state_dict(plain.state_dict(), strict=True)
+
+    def test_narrower_channels(self) -> None:
+        network = self.make(channels=(16, 32, 48, 64), features_only=True)
+        assert network.feature_info.channels() == [64, 64, 128, 192, 256]
+        assert [feature.shape[1] for feature in network(images())] == [64, 64, 128, 192, 256]
+
+    @pytest.mark.parametrize(("stem", "divisor"), [("compact", 2), ("small", 1)])
+    @pytest.mark.parametrize("side", [8, 33])
+    def test_stems_for_small_images_keep_the_resolution(self, side: int, stem: str, divisor: int) -> None:
+        network = self.make(stem=stem, features_only=True, in_chans=1)
+        reductions = [divisor, *(reduction * divisor // 4 for reduction in self.reductions[1:])]
+        assert network.feature_info.reduction() == reductions
+        features = network(images(2, 1, side, side))
+        assert [feature.shape[-1] for feature in features] == [-(-side // reduction) for reduction in reductions]
+
+    @pytest.mark.parametrize("stem", ["compact", "small"])
+    def test_dilation_in_place_of_stride_behind_a_small_stem(self, stem: str) -> None:
+        network = self.make(stem=stem, features_only=True, output_stride=8)
+        sides = [SIZE // reduction for reduction in network.feature_info.reduction()]
+        assert [feature.shape[-1] for feature in network(images())] == sides
+
+    @pytest.mark.parametrize(
+        "options", [{"norm_layer": "groupnorm"}, {"act_layer": "silu"}, {"avg_down": True}], ids=str
+    )
+    @pytest.mark.parametrize("stem", ["imagenet", "small"])
+    def test_the_hosts_options_still_work(self, stem: str, options: dict[str, Any]) -> None:
+        assert self.make(stem=stem, **options)(images()).shape == (2, 1000)
+
+    def test_an_unknown_stem_is_named(self) -> None:
+        with pytest.raises(ValueError, match=r"stem='tiny'.*'imagenet'.*'compact'.*'small'"):
+            self.make(stem="tiny")
+
+    @pytest.mark.parametrize("output_stride", [4, 0, "8"])
+    def test_an_impossible_output_stride_is_named(self, output_stride: Any) -> None:
+        with pytest.raises(ValueError, match=r"output_stride='?[408]'?, expected one of \(8, 16, 32\)"):
+            self.make(output_stride=output_stride)
+
+
+class _ACmixFamily(_ResNetSuite):
     paths: ClassVar[str]
 
     def test_every_bottleneck_has_the_layer_and_nothing_else_has(self) -> None:
@@ -39,8 +89,19 @@ class _ACmixFamily(NetworkSuite):
 
     def test_options_reach_every_layer(self) -> None:
         options = {"kernel_att": 5, "num_heads": 2, "kernel_conv": 5, "position_step": 0.1, "impl": "reference"}
-        for layer in acmix_layers(self.make(block_args={"acmix": options})):
-            assert {name: getattr(layer, name) for name in options} == options
+        for made in ({"acmix": options}, {"block_args": {"acmix": options}}):
+            layers = acmix_layers(self.make(**made))
+            assert [{name: getattr(layer, name) for name in options} for layer in layers] == [options] * 4
+
+    def test_convolutions_in_its_place_make_the_control(self) -> None:
+        ours, control = self.make(mixer="conv"), create_model("conv_resnet26", **self.shallow)
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in control.state_dict().items()
+        }
+        with pytest.raises(ValueError, match=r"mixer='conv' leaves no layer for the options acmix=\{'kernel_att': 5\}"):
+            self.make(mixer="conv", acmix={"kernel_att": 5})
+        with pytest.raises(ValueError, match=r"mixer='convolution', expected one of \('acmix', 'conv'\)"):
+            self.make(mixer="convolution")
 
     def test_groups_are_refused_not_dropped(self) -> None:
         with pytest.raises(ValueError, match="cardinality=32"):
@@ -89,7 +150,7 @@ class TestAttentionResNet(_ACmixFamily):
     paths = "attention"
 
 
-class TestConvolutionResNet(NetworkSuite):
+class TestConvolutionResNet(_ResNetSuite):
     name = "conv_resnet26"
 
     def test_there_is_no_acmix_layer(self) -> None:

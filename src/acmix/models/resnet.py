@@ -11,6 +11,7 @@ from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from torch import nn
 
+from acmix.models.options import Mixer, check_mixer, rate_names
 from acmix.models.registry import register
 from acmix.nn import ACmix
 
@@ -23,6 +24,8 @@ DEPTHS = {14: (1, 1, 1, 1), 26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)
 # What each stem divides the image's size by.
 STEMS = {"imagenet": 4, "compact": 2, "small": 1}
 
+OUTPUT_STRIDES = (8, 16, 32)
+
 
 class ACmixBottleneck(Bottleneck):
     """timm's bottleneck whose 3x3 convolution is an ACmix layer of the same channels, stride and dilation.
@@ -30,13 +33,19 @@ class ACmixBottleneck(Bottleneck):
     Args:
         *args: as timm's `Bottleneck`.
         acmix: keyword arguments of `acmix.ACmix`, such as `kernel_att` or `num_heads`.
+        mixer: "acmix", or "conv" to leave the convolution where it is.
         **kwargs: as timm's `Bottleneck`.
     """
 
     paths = "both"
 
-    def __init__(self, *args: Any, acmix: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, acmix: Mapping[str, Any] | None = None, mixer: Mixer = "acmix", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        check_mixer(type(self).__name__, mixer, acmix)
+        if mixer == "conv":
+            return
         conv = self.conv2
         if conv.groups != 1:
             raise ValueError(f"{type(self).__name__}: cardinality={conv.groups}, expected 1; ACmix has no groups.")
@@ -60,13 +69,25 @@ class ResNet(TimmResNet):
             no pool, "compact" of stride 2 (32 to 128 pixels), "small" of stride 1 (8 to 64: CIFAR, digits). All
             reductions are then a half, or a quarter, of the usual ones: with "small" an `output_stride` of 32, 16, 8
             means 8, 4, 2.
+        acmix: keyword arguments of every `acmix.ACmix`, such as `kernel_att`, `shift` or `rates`.
+        mixer: "acmix", or "conv" for the paper's 3x3 convolutions in their place (then it is the control).
         **kwargs: as timm's `ResNet`.
     """
 
-    def __init__(self, *args: Any, stem: str = "imagenet", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        stem: str = "imagenet",
+        acmix: Mapping[str, Any] | None = None,
+        mixer: Mixer | None = None,
+        **kwargs: Any,
+    ) -> None:
         if stem not in STEMS:
             raise ValueError(f"ResNet: stem={stem!r}, expected one of {tuple(STEMS)}.")
-        super().__init__(*args, **kwargs)
+        if kwargs.get("output_stride", 32) not in OUTPUT_STRIDES:
+            raise ValueError(f"ResNet: output_stride={kwargs['output_stride']!r}, expected one of {OUTPUT_STRIDES}.")
+        asked = {name: value for name, value in (("acmix", acmix), ("mixer", mixer)) if value is not None}
+        super().__init__(*args, **{**kwargs, "block_args": {**(kwargs.get("block_args") or {}), **asked}})
         if stem != "imagenet":
             made: dict[str, Any] = {name: kwargs.get(name) for name in ("device", "dtype")}
             features: list[dict[str, Any]] = self.feature_info
@@ -78,6 +99,10 @@ class ResNet(TimmResNet):
             features[0]["reduction"] = stride
             for feature in features[1:]:
                 feature["reduction"] = feature["reduction"] * stride // STEMS["imagenet"]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the rates, which are no weights: decay would draw both paths to zero."""
+        return rate_names(self)
 
 
 _BLOCKS: dict[str, type[nn.Module]] = {"acmix": ACmixBottleneck, "attn": AttentionBottleneck, "conv": Bottleneck}
