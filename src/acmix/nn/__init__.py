@@ -1,6 +1,8 @@
 """The layers."""
 
 from acmix.nn.acmix import ACmix
+from acmix.nn.shifted_window import ShiftedWindowACmix
+from acmix.nn.spatial_reduction import SpatialReductionACmix
 from acmix.nn.two_paths import ACmixPaths, PathOptions, TwoPaths
 
-__all__ = ["ACmix", "ACmixPaths", "PathOptions", "TwoPaths"]
+__all__ = ["ACmix", "ACmixPaths", "PathOptions", "ShiftedWindowACmix", "SpatialReductionACmix", "TwoPaths"]

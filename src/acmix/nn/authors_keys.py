@@ -1,12 +1,13 @@
 """The authors' names of an ACmix layer's parameters, translated while a state dict is loaded."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["AUTHORS_KEYS", "translate_authors_keys"]
+__all__ = ["AUTHORS_KEYS", "WINDOW_KEYS", "translate_authors_keys"]
 
-# The authors' key -> ours; all shapes agree.
+# The authors' key -> ours; all shapes agree. First the layer in ResNet, then the one in Swin.
 AUTHORS_KEYS = {
     "rate1": "alpha",
     "rate2": "beta",
@@ -22,9 +23,24 @@ AUTHORS_KEYS = {
     "dep_conv.weight": "shift.weight",
     "dep_conv.bias": "shift.bias",
 }
+WINDOW_KEYS = {
+    "rate1": "alpha",
+    "rate2": "beta",
+    "qkv.weight": "qkv.weight",
+    "qkv.bias": "qkv.bias",
+    "proj.weight": "proj.weight",
+    "proj.bias": "proj.bias",
+    "relative_position_bias_table": "relative_position_bias_table",
+    "fc.weight": "fc.weight",
+    "fc.bias": "fc.bias",
+    "dep_conv.weight": "shift.weight",
+    "dep_conv.bias": "shift.bias",
+}
 
 
-def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
+def translate_authors_keys(
+    layer: nn.Module, state_dict: dict[str, Any], prefix: str, keys: Mapping[str, str] = AUTHORS_KEYS
+) -> None:
     """Rename the authors' keys under `prefix` in place; does nothing to a state dict of our own.
 
     Their code declares a bias of `dep_conv` and then sets it to None, so most of their files have none and some forks'
@@ -33,7 +49,7 @@ def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix:
     """
     if f"{prefix}rate1" not in state_dict and f"{prefix}rate2" not in state_dict:
         return
-    for theirs, ours in AUTHORS_KEYS.items():
+    for theirs, ours in keys.items():
         # A file with both names of one parameter is no file of anybody's: the foreign one stays, for torch to refuse.
         if prefix + theirs in state_dict and (theirs == ours or prefix + ours not in state_dict):
             state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
@@ -48,7 +64,7 @@ def translate_authors_keys(layer: nn.Module, state_dict: dict[str, Any], prefix:
         state_dict[key] = like.detach().new_zeros(shift.bias.shape)
     elif shift.bias is None and bias is not None:
         if bias.is_meta or bias.any():
-            zeros = shift.weight.detach().new_zeros(shift.weight.shape[0])
-            shift.bias = nn.Parameter(zeros, requires_grad=shift.weight.requires_grad)
+            fc: Tensor = layer.get_parameter("fc.weight")
+            shift.bias = nn.Parameter(fc.detach().new_zeros(shift.channels), requires_grad=fc.requires_grad)
         else:
             del state_dict[key]
