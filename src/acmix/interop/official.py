@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint, tensors_of
-from acmix.nn import ACmix
-from acmix.nn.authors_keys import AUTHORS_KEYS
+from acmix.interop.official_names import authors_layers, layer_names, network_names
 
-__all__ = ["load_official", "own_names"]
+__all__ = ["load_official"]
 
 # The convolution path's bias; see `acmix.nn.authors_keys` for why a layer, or the authors' file, may lack it.
 _OPTIONAL_BIAS = "shift.bias"
@@ -21,13 +20,16 @@ _LISTED = 8
 
 
 def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Any]) -> nn.Module:
-    """Load a checkpoint of the authors' code (LeapLabTHU/ACmix, `ResNet`) into the network of the same layers.
+    """Load a checkpoint of the authors' code (LeapLabTHU/ACmix, ResNet and Swin) into the network of the same layers.
+
+    Checkpoints of the original Swin, which the authors' baselines are, go into timm's Swin in the same way.
 
     Args:
-        model: such as `acmix.create_model("acmix_resnet50")`; changed in place, and only if everything fits.
+        model: such as `acmix.create_model("acmix_swin_tiny")`; changed in place, and only if everything fits.
         path_or_state_dict: a checkpoint file, or what it holds. Wrapped (`{"model": ...}`, `{"state_dict": ...}`) or
-            not, with or without `module.` prefixes, with or without `dep_conv.bias`. A file is never unpickled: it is
-            read with `torch.load(weights_only=True)` or as safetensors.
+            not, with or without `module.` prefixes, with or without `dep_conv.bias`, with or without the buffers
+            `attn_mask` and `relative_position_index`. A file is never unpickled: it is read with
+            `torch.load(weights_only=True)` or as safetensors.
 
     Returns:
         The same model.
@@ -44,9 +46,10 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
         )
     name = str(source) if isinstance(source, (str, Path)) else "the state dict"
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else source
-    theirs = tensors_of(checkpoint, name)
-    state = own_names(model, theirs)
     expected = model.state_dict()
+    theirs = network_names(tensors_of(checkpoint, name), expected)
+    names = layer_names(model, theirs)
+    state = {names.get(key, key): value for key, value in theirs.items()}
     misfits = _misfits(state, expected, _biases(model, theirs))
     if misfits:
         raise UserError(f"{name} does not fit this {type(model).__name__}, nothing was loaded: {'; '.join(misfits)}")
@@ -55,24 +58,10 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
     return model
 
 
-def own_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the authors' names of ACmix layers exchanged for ours, where `model` has such layers."""
-    names: dict[str, str] = {}
-    for dot, _ in _authors_layers(model, state):
-        names |= {dot + theirs: dot + ours for theirs, ours in AUTHORS_KEYS.items()}
-    return {names.get(name, name): value for name, value in state.items()}
-
-
-def _authors_layers(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple[str, ACmix]]:
-    """The layers that `state` holds under the authors' names, with the prefixes of their keys."""
-    named = [(f"{name}." if name else "", layer) for name, layer in model.named_modules() if isinstance(layer, ACmix)]
-    return [(dot, layer) for dot, layer in named if f"{dot}rate1" in state or f"{dot}rate2" in state]
-
-
 def _biases(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes of the biases that only one side may have."""
-    layers = _authors_layers(model, state)
-    return {dot + _OPTIONAL_BIAS: (layer.out_channels,) for dot, layer in layers if layer.paths != "attention"}
+    layers = authors_layers(model, state)
+    return {dot + _OPTIONAL_BIAS: (layer.shift.channels,) for dot, layer in layers if layer.paths != "attention"}
 
 
 def _misfits(
