@@ -1,8 +1,20 @@
 """The layers."""
 
 from acmix.nn.acmix import ACmix
+from acmix.nn.pairwise import PairwiseAttention
+from acmix.nn.patchwise import PatchwiseACmix, PatchwiseAttention
 from acmix.nn.shifted_window import ShiftedWindowACmix
 from acmix.nn.spatial_reduction import SpatialReductionACmix
 from acmix.nn.two_paths import ACmixPaths, PathOptions, TwoPaths
 
-__all__ = ["ACmix", "ACmixPaths", "PathOptions", "ShiftedWindowACmix", "SpatialReductionACmix", "TwoPaths"]
+__all__ = [
+    "ACmix",
+    "ACmixPaths",
+    "PairwiseAttention",
+    "PatchwiseACmix",
+    "PatchwiseAttention",
+    "PathOptions",
+    "ShiftedWindowACmix",
+    "SpatialReductionACmix",
+    "TwoPaths",
+]

@@ -6,7 +6,7 @@ import torch
 
 __all__ = ["OpName", "Problem"]
 
-OpName = Literal["local_attention", "convolution_path"]
+OpName = Literal["local_attention", "convolution_path", "neighbourhood_aggregate", "neighbourhood_project"]
 
 
 class Problem(NamedTuple):
@@ -17,7 +17,7 @@ class Problem(NamedTuple):
         device: device type of the inputs, such as "cpu".
         dtype: dtype of the inputs.
         kernel_size: window side K, or kernel side k of the convolution path.
-        head_width: channels of a head, D.
+        head_width: channels of a head, D; of the map where there are no heads.
         stride: stride s.
         dilation: dilation d.
     """

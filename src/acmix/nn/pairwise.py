@@ -1,0 +1,169 @@
+"""Pairwise self-attention of SAN."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from acmix.functional import neighbourhood_aggregate
+from acmix.nn.batch_statistics import batch_norm_affine
+from acmix.nn.patchwise import check_arguments
+from acmix.nn.position import coordinate_grid
+from acmix.nn.two_paths import Factory, present
+from acmix.ops.autocast import autocast
+from acmix.ops.impl.torch.neighbourhood_graph import pad_by_reflection
+from acmix.ops.layout import compute_dtype
+from acmix.ops.tracing import is_tracing, wants_plain_functions
+from acmix.ops.window_moments import difference_moments
+
+__all__ = ["PairwiseAttention", "PairwiseWeights"]
+
+
+class PairwiseWeights(nn.Module):
+    """The small network that makes SAN's pairwise attention weights, one query and one key at a time.
+
+    Batch norm, ReLU and a 1x1 convolution of [q_i - k_j; p_i - p_j], then the same again, then a softmax over the
+    window. Norms run over images, pixels and offsets together. Eager programs compute a row of the window at a time,
+    once more in the backward pass; a compiler gets the whole graph and decides itself what it keeps.
+
+    Args:
+        width: channels C of q and of k.
+        groups: weights G that a window has at each offset.
+        kernel_size: window side K, odd.
+        device: where the parameters are made.
+        dtype: dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        groups: int,
+        kernel_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.groups, self.kernel_size = width, groups, kernel_size
+        made: Factory = {"device": device, "dtype": dtype}
+        self.norm1 = nn.BatchNorm2d(width + 2, **made)
+        self.reduce = nn.Conv2d(width + 2, width, 1, bias=False, **made)
+        self.norm2 = nn.BatchNorm2d(width, **made)
+        self.expand = nn.Conv2d(width, groups, 1, **made)
+
+    def reset_parameters(self) -> None:
+        """Every part as torch starts it."""
+        for child in self.children():
+            child.reset_parameters()  # type: ignore[operator]  # convolutions and norms have the method
+
+    def forward(self, q: Tensor, k: Tensor, position: Tensor) -> Tensor:
+        """Queries and keys [B, C, H, W], position code [1, 2, H, W] -> weights [B, G, K * K, H, W], sum 1 each."""
+        position = position.to(q.dtype).expand(q.shape[0], -1, -1, -1)
+        q, k = torch.cat([q, position], 1), torch.cat([k, position], 1)
+        count = q.shape[0] * q.shape[2] * q.shape[3] * self.kernel_size**2
+        affine = batch_norm_affine(self.norm1, lambda: difference_moments(q, k, self.kernel_size), count)
+        padded = pad_by_reflection(k, self.kernel_size // 2)
+        tensors: tuple[Tensor, ...] = (q, padded, *affine, autocast(self.reduce.weight).flatten(1).to(q.dtype))
+
+        def moments() -> tuple[Tensor, Tensor]:
+            """Of the hidden map: rows of the window have as many values each, so their moments are averaged."""
+            rows = [_recomputed(_hidden_moments, row, *tensors) for row in range(self.kernel_size)]
+            means, variances = (torch.stack(parts) for parts in zip(*rows, strict=True))
+            return means.mean(0), variances.mean(0) + means.var(0, correction=0)
+
+        affine = batch_norm_affine(self.norm2, moments, count)
+        tensors = (*tensors, *affine, autocast(self.expand.weight).flatten(1).to(q.dtype))
+        logits = torch.cat([_recomputed(_logits, row, *tensors) for row in range(self.kernel_size)], 2)
+        # The same for all offsets, so that the softmax drops it and its gradient is zero; the authors have it.
+        bias = present(self.expand.bias).to(logits.dtype)
+        return (logits + bias[:, None, None, None]).softmax(2)
+
+
+def _rectified(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """Norm and ReLU of [B, C, K, H, W], rounded once."""
+    return torch.addcmul(shift[:, None, None, None], x, scale[:, None, None, None]).relu().to(dtype)
+
+
+def _hidden(row: int, *tensors: Tensor) -> Tensor:
+    """Norm, ReLU and convolution of the differences in one row of all windows: [B, C, K, H, W]."""
+    q, padded, scale, shift, weight = tensors
+    height, width = q.shape[2:]
+    offsets = range(padded.shape[3] - width + 1)
+    keys = padded[:, :, row : row + height]
+    keys = torch.stack([keys[..., x : x + width] for x in offsets], 2)
+    return torch.einsum("mc,bckhw->bmkhw", weight, _rectified(q.unsqueeze(2) - keys, scale, shift, q.dtype))
+
+
+def _hidden_moments(row: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    hidden = _hidden(row, *tensors)
+    var, mean = torch.var_mean(hidden.to(compute_dtype(hidden.dtype)), (0, 2, 3, 4), correction=0)
+    return mean, var
+
+
+def _logits(row: int, *tensors: Tensor) -> Tensor:
+    *first, scale, shift, weight = tensors
+    return torch.einsum("gm,bmkhw->bgkhw", weight, _rectified(_hidden(row, *first), scale, shift, weight.dtype))
+
+
+def _recomputed(function: Callable[..., Any], row: int, *tensors: Tensor) -> Any:
+    """`function`, of which autograd keeps the inputs alone, where a program and not a tracer calls."""
+    if not torch.is_grad_enabled() or is_tracing() or wants_plain_functions():
+        return function(row, *tensors)
+    return checkpoint(function, row, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+
+class PairwiseAttention(nn.Module):
+    """Pairwise self-attention as SAN has it, in place of a convolution: [B, C_in, H, W] -> [B, C_out, H, W].
+
+    Weights come from differences of queries and keys and of their positions, a softmax over the window makes their sum
+    1. Channels whose indices are equal modulo `out_channels // share` have their weights in common. Any H, W >= 1.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels C of values and output, a multiple of `share`.
+        kernel_size: window side K, odd.
+        width: channels of q and of k; SAN has a quarter of `out_channels`, which None stands for.
+        share: how many channels have one weight in common.
+        impl: backend of the aggregation, see `acmix.functional.neighbourhood_aggregate`.
+        device: where the parameters are made.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> PairwiseAttention(64, 16, 3)(torch.randn(1, 64, 28, 28)).shape
+        torch.Size([1, 16, 28, 28])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 7,
+        *,
+        width: int | None = None,
+        share: int = 8,
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        width = max(out_channels // 4, 1) if width is None else width
+        check_arguments(type(self).__name__, in_channels, out_channels, width, share, kernel_size)
+        self.kernel_size, self.impl = kernel_size, impl
+        made: Factory = {"device": device, "dtype": dtype}
+        self.query = nn.Conv2d(in_channels, width, 1, **made)
+        self.key = nn.Conv2d(in_channels, width, 1, **made)
+        self.value = nn.Conv2d(in_channels, out_channels, 1, **made)
+        # Its bias cancels in the differences: the gradient is zero. The authors have it.
+        self.position = nn.Conv2d(2, 2, 1, **made)
+        self.weights = PairwiseWeights(width, out_channels // share, kernel_size, **made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C, H, W]; the memory format follows the input."""
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        position = self.position(coordinate_grid(q.shape[2], q.shape[3], None, self.position.weight).unsqueeze(0))
+        return neighbourhood_aggregate(self.weights(q, k, position), v, self.kernel_size, impl=self.impl)
