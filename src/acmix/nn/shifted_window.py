@@ -169,14 +169,24 @@ class ShiftedWindowACmix(TwoPaths):
         grid = _Grid(*(-(-size // window) for size, window in zip((height, width), self.window_size, strict=True)))
         if self.proj is not None:
             x = self._pad(x, grid)
-        # [B, H, W, 3N, D]: the heads of q, of k and of v.
-        qkv = self.qkv(x).unflatten(3, (3 * self.num_heads, self.head_dim))
-        convolution = self.convolve(qkv[:, :height, :width].permute(0, 4, 3, 1, 2))
+        qkv = self._project(x)
+        convolution = self.convolve(qkv[:, :height, :width].permute(0, 3, 4, 1, 2))
         if convolution is not None:
             convolution = convolution.permute(0, 2, 3, 1)
         if self.proj is None:
             return None, convolution
         return self.proj(self._attend(qkv, grid)[:, :height, :width]), convolution
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Stage I: [B, H, W, C] -> [B, H, W, D, 3N], the heads of q, of k and of v last."""
+        pieces = (3 * self.num_heads, self.head_dim)
+        if self.paths == "attention":
+            qkv: Tensor = self.qkv(x)
+            return qkv.unflatten(3, pieces).transpose(3, 4)
+        # A group of the convolution reads neighbouring channels, so they come out in its order.
+        weight = self.qkv.weight.unflatten(0, pieces).transpose(0, 1).flatten(0, 1)
+        bias = None if self.qkv.bias is None else self.qkv.bias.unflatten(0, pieces).T.flatten()
+        return F.linear(x, weight, bias).unflatten(3, pieces[::-1])
 
     def _roll(self, x: Tensor, *, back: bool = False) -> Tensor:
         if not any(self.shift_size):
@@ -194,11 +204,11 @@ class ShiftedWindowACmix(TwoPaths):
         return x
 
     def _attend(self, qkv: Tensor, grid: _Grid) -> Tensor:
-        """Attention within each window: [B, H, W, 3N, D] -> [B, H, W, N * D]."""
+        """Attention within each window: [B, H, W, D, 3N] -> [B, H, W, N * D]."""
         heads, (height, width) = self.num_heads, self.window_size
-        parts = qkv.unflatten(3, (3, heads)).unflatten(2, (grid.columns, width)).unflatten(1, (grid.rows, height))
-        # [3, B, rows, columns, N, K, K, D]; windows are heads of an image, or images, whichever their bias allows.
-        parts = parts.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6)
+        parts = qkv.unflatten(4, (3, heads)).unflatten(2, (grid.columns, width)).unflatten(1, (grid.rows, height))
+        # [3, B, rows, columns, N, K * K, D]; windows are heads of an image, or images, whichever their bias allows.
+        parts = parts.permute(6, 0, 1, 3, 7, 2, 4, 5).flatten(5, 6)
         bias = self._position_bias()
         if any(self.shift_size):
             mask = self._mask(grid, bias)
