@@ -45,11 +45,14 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (["--config", "digit"], "no configuration 'digit', neither a file nor a shipped one; did you mean digits?"),
         (["--ckpt_path", "nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
         (["--model.weights", "nowhere.pt"], "no checkpoint at nowhere.pt"),
+        (["--model.num_classes", "5"], "the data decide num_classes"),
+        (["--model.init_args.in_chans=5"], "the data decide in_chans"),
     ],
     ids=lambda value: "=".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_setting(words: list[str], told: str, refused: Callable[..., str], tmp_path: Path) -> None:
     assert told in refused("fit", *TINY, "--output", str(tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ class ACmix(TwoPaths):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_window("ACmix", "kernel_att", kernel_att)
+        check_window("ACmix", "kernel_conv", kernel_conv)
         check_positive("ACmix", in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
         check_positive("ACmix", stride=stride, dilation=dilation)
         if out_channels % num_heads:
@@ -108,6 +109,9 @@ class ACmix(TwoPaths):
         if kernel_att > _WIDEST_USUAL_WINDOW and kernel_att in (in_channels, out_channels):
             message = f"ACmix: kernel_att={kernel_att} is a channel count; the third argument is the window's side."
             warnings.warn(message, stacklevel=2)
+        # NumPy's integers become Python's: torch's operators take no others.
+        in_channels, out_channels, kernel_att, num_heads = map(int, (in_channels, out_channels, kernel_att, num_heads))
+        kernel_conv, stride, dilation = int(kernel_conv), int(stride), int(dilation)
         head_width = out_channels // num_heads
         made: Factory = {"device": device, "dtype": dtype}
         super().__init__(

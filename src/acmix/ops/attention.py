@@ -5,7 +5,7 @@ from typing import Final
 from torch import Tensor
 
 from acmix.ops.autocast import autocast
-from acmix.ops.checks import check_positive, check_tensors, check_window
+from acmix.ops.checks import check_positive, check_scale, check_tensors, check_window
 from acmix.ops.dispatch import choose_backend
 from acmix.ops.impl.reference import local_attention as reference
 from acmix.ops.impl.torch.attention_graph import attention_graph
@@ -81,6 +81,7 @@ def local_attention(  # noqa: PLR0913  # nine arguments, as the paper's operator
     position = None if position is None else autocast(position)
     if not is_tracing():
         check_window(_OP, "kernel_size", kernel_size)
+        check_scale(_OP, scale)
         check_positive(_OP, stride=stride, dilation=dilation)
         check_attention_inputs(_OP, q, k, v, position)
     head_width = fixed(q.shape[2])

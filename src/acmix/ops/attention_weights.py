@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops.attention import check_attention_inputs
-from acmix.ops.checks import check_positive, check_window
+from acmix.ops.checks import check_positive, check_scale, check_window
 from acmix.ops.geometry import multiplicity, output_size
 from acmix.ops.layout import compute_dtype
 
@@ -45,6 +45,7 @@ def local_attention_weights(
         TypeError: an input is no floating-point tensor.
     """
     check_window(_OP, "kernel_size", kernel_size)
+    check_scale(_OP, scale)
     check_positive(_OP, stride=stride, dilation=dilation)
     check_attention_inputs(_OP, q, k, k, position)
     sizes = q.shape[3], q.shape[4]

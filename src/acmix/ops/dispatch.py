@@ -51,7 +51,7 @@ def choose_backend(problem: Problem, impl: str) -> str:
         if not reasons[impl]:
             return impl
     else:
-        close = difflib.get_close_matches(impl, ("auto", *BACKENDS), n=1)
+        close = difflib.get_close_matches(str(impl), ("auto", *BACKENDS), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{problem.op}: impl={impl!r} is no backend, expected one of {('auto', *BACKENDS)}{hint}")
     told = "; ".join(f"{name}: {', '.join(why)}" for name, why in reasons.items())

@@ -1,5 +1,6 @@
 """Lightning's command line for training, validation, test and prediction, with this library's files and habits."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ class RunCLI(LightningCLI):
 
     directory: RunDirectory
     history: History
+    _new_directory = False
 
     def __init__(self, args: Sequence[str], request: StopRequest) -> None:
         self.command = args[0]
@@ -83,6 +85,7 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Reads the command line given, whatever the process's own is."""
+        _refuse_what_the_data_say(args)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -96,15 +99,19 @@ class RunCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ArgumentError, MisconfigurationException, ValueError) as error:
+            self._withdraw()
             raise UserError(f"{self.command}: {in_one_line(str(error))}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration as it is: Lightning would let a checkpoint's settings replace it unsaid.
 
-        The checkpoint is read here once, so that one that cannot be read is refused before anything is built.
+        Files of weights are read here once, so that one that cannot be read is refused before anything is built.
         """
         config = self.config[self.command]
         self.directory = RunDirectory(Path(config.output))
+        weights = config.model.init_args.get("weights")
+        if weights is not None:
+            read_checkpoint(weights)
         if config.ckpt_path in ("best", "last"):
             config.ckpt_path = str(getattr(self.directory, config.ckpt_path))
         if config.ckpt_path is not None:
@@ -131,6 +138,7 @@ class RunCLI(LightningCLI):
         config = self.config_init[self.command].trainer
         keep = self.command == "fit" and not self._trial
         if keep:
+            self._new_directory = not self.directory.root.exists()
             self.directory.make_writable()
             tell(f"run directory {self.directory.root}")
         if config.logger in (None, True):
@@ -151,6 +159,8 @@ class RunCLI(LightningCLI):
         except BaseException as error:
             # Lightning tears data down only after a training that went through.
             self.datamodule.teardown("fit")
+            if isinstance(error, Exception) and self.trainer.global_step == 0:
+                self._withdraw()
             if not self._trial:
                 tell(how_to_resume(self.directory))
             if self.request.signum and isinstance(error, Exception):
@@ -172,6 +182,12 @@ class RunCLI(LightningCLI):
         self.trainer.predict(**kwargs)
         tell(f"predictions {self.directory.predictions}")
 
+    def _withdraw(self) -> None:
+        """Takes the folder away that this run has made, where it ends before its first step."""
+        if self._new_directory:
+            # Other processes of the same run may be at it too.
+            shutil.rmtree(self.directory.root, ignore_errors=True)
+
     @property
     def _trial(self) -> bool:
         """Whether this is Lightning's `fast_dev_run`, which leaves no files."""
@@ -191,6 +207,15 @@ class RunCLI(LightningCLI):
                 callbacks.append(_best_checkpoint(self.model, self.directory))
             callbacks.append(KeepLast(self.directory.last, self.request))
         return callbacks
+
+
+def _refuse_what_the_data_say(args: Sequence[str]) -> None:
+    """The data's own numbers replace these two, so one that is typed would be lost unsaid."""
+    for word in args:
+        option = str(word).partition("=")[0]
+        name = option.rpartition(".")[2]
+        if option.startswith("--model.") and name in ("num_classes", "in_chans"):
+            raise UserError(f"{option}: the data decide {name}; leave it out, or give other data")
 
 
 def _starts_trained(model: Any) -> bool:
