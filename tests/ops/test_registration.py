@@ -47,6 +47,7 @@ def test_convolution_path_passes_torchs_own_checks(form: str, bias: bool) -> Non
     torch.library.opcheck(OPS.convolution_path.default, convolution_inputs(form, bias))
 
 
+@pytest.mark.slow
 @OWN_CHECKS
 def test_the_backward_ops_pass_torchs_own_checks() -> None:
     q, k, v, position, *options = (x.detach() if isinstance(x, Tensor) else x for x in attention_inputs())
