@@ -1,0 +1,186 @@
+"""The ACmix layer over spatial-reduction attention, the attention of the Pyramid Vision Transformer (PVT v1)."""
+
+from typing import NamedTuple, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths
+from acmix.ops.checks import check_positive
+from acmix.ops.tracing import is_tracing
+
+__all__ = ["Size", "SpatialReductionACmix", "pad_to_multiple", "with_mean"]
+
+Size = tuple[int, int]
+
+
+class _Projected(NamedTuple):
+    """Stage I: q [B, T + H * W, C] of all tokens; k and v [B, T + h * w, 2 C] of the reduced map of size (h, w)."""
+
+    q: Tensor
+    kv: Tensor
+    reduced: Size
+
+
+class SpatialReductionACmix(TwoPaths):
+    """Self-attention and convolution on one set of projections, keys and values from a reduced map (Eq. 13).
+
+    Stands where PVT's attention stood: tokens [B, T + H * W, C] and the map's size (H, W) -> [B, T + H * W, C], any
+    H, W >= 1. Parameters have PVT's names (`q`, `kv`, `sr`, `norm`, `proj`); with `paths="attention"` and `rates="1,1"`
+    the layer is PVT's.
+
+    Attention: the map is reduced by a convolution of kernel and stride R and a LayerNorm; every token attends to the
+    reduced tokens and to the T tokens before the map. A map that is no multiple of R gets rows and columns of zeros
+    at its bottom and right before the reduction, so that its last pixels are keys as well.
+
+    The paper does not say how the convolution path reads k and v, which PVT has for reduced tokens only. Projections
+    at full resolution would cost more than its 2.0 and 3.9 GMACs (Fig. 4), so the reduced ones are resized, and
+    bilinearly: a reduced token lies in the middle of its R x R pixels, and what lies between is a mean of neighbours.
+    Copying each token to its R x R pixels would show k x k kernels either equal values (at 36 of 64 pixels for R = 8,
+    k = 3, where they act as 1 x 1 kernels) or steps whose place is the grid's, not the image's. Both are the identity
+    at R = 1 and cost no parameters and no multiply-adds of note.
+
+    The T tokens before the map, such as a class token, have no place on it. Their part of the convolution path is the
+    mean of that path over the map: global average pooling, which is how convolutional networks read a map. With no
+    part at all the last block's convolution path would reach a class token's logits by no way, its rate with it, and
+    `paths="convolution"` would classify without seeing the image.
+
+    Args:
+        channels: channels C, a multiple of `num_heads`.
+        num_heads: heads N.
+        reduction: side R of the squares of pixels that become one key each.
+        kernel_conv: side k of the convolution path's kernels, odd.
+        num_prefix_tokens: tokens T that stand before the map's.
+        qkv_bias: whether q, k and v have a bias.
+        attn_drop: dropout rate of the attention weights.
+        proj_drop: dropout rate of the attention path's output.
+        **options: see `TwoPaths`. The FC has a bias, as in the authors' Swin, the other host of tokens.
+
+    Attributes:
+        alpha: rate of the attention path, parameter of shape (1,), 0.5 at the start; None where it is not learned.
+        beta: rate of the convolution path, likewise.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> SpatialReductionACmix(64, num_heads=1, reduction=8)(torch.randn(1, 56 * 56, 64), (56, 56)).shape
+        torch.Size([1, 3136, 64])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 8,
+        reduction: int = 1,
+        kernel_conv: int = 3,
+        *,
+        num_prefix_tokens: int = 0,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        **options: Unpack[PathOptions],
+    ) -> None:
+        op = type(self).__name__
+        check_positive(op, channels=channels, num_heads=num_heads, reduction=reduction)
+        if isinstance(num_prefix_tokens, bool) or not isinstance(num_prefix_tokens, int) or num_prefix_tokens < 0:
+            raise ValueError(f"{op}: num_prefix_tokens={num_prefix_tokens!r}, expected an integer >= 0.")
+        if channels % num_heads:
+            raise ValueError(f"{op}: channels={channels} is no multiple of num_heads={num_heads}; change one.")
+        super().__init__(
+            channels, channels // num_heads, 3 * num_heads, fc_bias=True, kernel_conv=kernel_conv, **options
+        )
+        made: Factory = {"device": options.get("device"), "dtype": options.get("dtype")}
+        self.channels, self.num_heads, self.reduction = channels, num_heads, reduction
+        self.num_prefix_tokens, self.attn_drop, self.proj_drop = num_prefix_tokens, attn_drop, proj_drop
+        self.q = nn.Linear(channels, channels, bias=qkv_bias, **made)
+        self.kv = nn.Linear(channels, 2 * channels, bias=qkv_bias, **made)
+        self.sr = nn.Conv2d(channels, channels, reduction, reduction, **made) if reduction > 1 else None
+        self.norm = nn.LayerNorm(channels, **made) if reduction > 1 else None
+        self.proj = nn.Linear(channels, channels, **made) if self.paths != "convolution" else None
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        """[B, T + H * W, C] and (H, W) -> [B, T + H * W, C]."""
+        projected = self._project(x, size)
+        return self.mix(self._attend(projected), self._convolve(projected, size))
+
+    def forward_paths(self, x: Tensor, size: Size) -> ACmixPaths:
+        """The two terms of the output of `forward`, each with its rate, in the output's shape."""
+        projected = self._project(x, size)
+        attention = self._attend(projected)
+        return ACmixPaths(None if attention is None else self.attended(attention), self._convolve(projected, size))
+
+    def _project(self, x: Tensor, size: Size) -> _Projected:
+        self._check_input(x, size)
+        q = self.q(x)
+        if self.sr is None or self.norm is None:
+            return _Projected(q, self.kv(x), size)
+        prefix = x[:, : self.num_prefix_tokens]
+        pixels = x[:, self.num_prefix_tokens :].unflatten(1, size)
+        keys = self.sr(pad_to_multiple(pixels, self.reduction).permute(0, 3, 1, 2))
+        reduced = keys.shape[2:]
+        keys = self.norm(keys.flatten(2).transpose(1, 2))
+        return _Projected(q, self.kv(torch.cat([prefix, keys], 1) if self.num_prefix_tokens else keys), reduced)
+
+    def _attend(self, projected: _Projected) -> Tensor | None:
+        if self.proj is None:
+            return None
+        heads, width = self.num_heads, self.channels // self.num_heads
+        q = projected.q.unflatten(2, (heads, width)).transpose(1, 2)
+        k, v = projected.kv.unflatten(2, (2, heads, width)).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.attn_drop if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return F.dropout(self.proj(attended.transpose(1, 2).flatten(2)), self.proj_drop, self.training)
+
+    def _convolve(self, projected: _Projected, size: Size) -> Tensor | None:
+        if self.paths == "attention":
+            return None
+        heads, width, first = self.num_heads, self.channels // self.num_heads, self.num_prefix_tokens
+        q = projected.q[:, first:].unflatten(1, size).unflatten(3, (heads, width))
+        kv = projected.kv[:, first:].unflatten(1, projected.reduced)
+        kv = self._resize(kv, size).unflatten(3, (2 * heads, width))
+        # Pieces last: then they lie as the group convolution of a channels_last map reads them.
+        pieces = torch.cat([q.transpose(3, 4), kv.transpose(3, 4)], 4).permute(0, 3, 4, 1, 2)
+        out = self.convolve(pieces)
+        return None if out is None else with_mean(out.flatten(2).transpose(1, 2), first)
+
+    def _resize(self, maps: Tensor, size: Size) -> Tensor:
+        """[B, h, w, 2 C] -> [B, H, W, 2 C]."""
+        if self.reduction == 1:
+            return maps
+        height, width = (side * self.reduction for side in maps.shape[1:3])
+        wide = F.interpolate(maps.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", align_corners=False)
+        return wide.permute(0, 2, 3, 1)[:, : size[0], : size[1]]
+
+    def _check_input(self, x: Tensor, size: Size) -> None:
+        if is_tracing():
+            return
+        tokens = self.num_prefix_tokens + size[0] * size[1]
+        if x.dim() != 3 or x.shape[1:] != (tokens, self.channels) or min(size) < 1:
+            expected = f"[B, {self.num_prefix_tokens} + H * W, {self.channels}] with H, W >= 1"
+            raise ValueError(
+                f"{type(self).__name__}: the input has shape {tuple(x.shape)} and the map the size {tuple(size)}, "
+                f"expected {expected}."
+            )
+
+    def extra_repr(self) -> str:
+        """The arguments that `print(layer)` shows."""
+        text = f"{self.channels}, num_heads={self.num_heads}, reduction={self.reduction}"
+        return f"{text}, num_prefix_tokens={self.num_prefix_tokens}, {self.path_repr()}"
+
+
+def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
+    """Zeros at bottom and right until both sides are multiples: [B, H, W, C] -> [B, H', W', C]."""
+    height, width = maps.shape[1:3]
+    below, right = (multiple - height % multiple) % multiple, (multiple - width % multiple) % multiple
+    if not is_tracing() and below == right == 0:
+        return maps
+    return F.pad(maps, (0, 0, 0, right, 0, below))
+
+
+def with_mean(pixels: Tensor, prefix: int) -> Tensor:
+    """The mean of all pixels, `prefix` times, before them: [B, H * W, C] -> [B, T + H * W, C]."""
+    if not prefix:
+        return pixels
+    return torch.cat([pixels.mean(1, keepdim=True).expand(-1, prefix, -1), pixels], 1)
