@@ -28,18 +28,25 @@ SMALL: dict[str, Any] = {"channels": (32, 64), "layers": (1, 1), "kernels": (3, 
 
 
 class _SANSuite(NetworkSuite):
-    shallow: ClassVar[dict[str, Any]] = {"layers": (1, 1, 1, 1, 1)}
-    depth = 7
+    # Both sides of windows; further blocks repeat the second, and take a compiler long.
+    shallow: ClassVar[dict[str, Any]] = {
+        "layers": (1, 1, 0, 0),
+        "kernels": (3, 7, 7, 7),
+        "channels": (64, 128, 128, 192),
+    }
+    channels = (64, 128, 128, 192)
+    reductions = (2, 4, 8, 16)
+    smallest = 17
     mixer: ClassVar[type[nn.Module]]
 
     def test_every_block_has_the_mixer(self) -> None:
         network = self.make()
         names = [name for name, module in network.named_modules() if type(module) is self.mixer]
-        assert names == [f"layer{stage}.blocks.0.mixer" for stage in range(5)]
+        assert names == [f"layer{stage}.blocks.0.mixer" for stage in range(2)]
 
     def test_windows_of_each_stage(self) -> None:
         layers = [module.weights for module in self.make().modules() if type(module) is self.mixer]
-        assert [layer.kernel_size for layer in layers] == [3, 7, 7, 7, 7]
+        assert [layer.kernel_size for layer in layers] == [3, 7]
 
     def test_fewer_stages(self) -> None:
         features = self.make(**SMALL, features_only=True)
@@ -60,7 +67,7 @@ class _SANSuite(NetworkSuite):
         assert torch.equal(network(x), expected)
 
     def test_stages_of_different_numbers_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"'layers': 5, 'kernels': 5, 'channels': 2"):
+        with pytest.raises(ValueError, match=r"'layers': 4, 'kernels': 4, 'channels': 2"):
             self.make(channels=(32, 64))
 
     def test_the_layer_equals_the_reference_in_the_whole_network(self) -> None:
@@ -93,9 +100,9 @@ class TestSAN(_SANSuite):
 
     def test_a_convolution_in_place_of_attention(self) -> None:
         network = self.make(mixer="conv")
-        mixers = [network.get_submodule(f"layer{stage}.blocks.0.mixer") for stage in range(5)]
+        mixers = [block.mixer for stage in network.stages for block in stage.blocks]
         shapes = [tuple(mixer.weight.shape) for mixer in mixers]
-        assert shapes == [(width // 4, width, 3, 3) for width in self.channels]
+        assert shapes == [(width // 4, width, 3, 3) for width in self.channels[:2]]
         assert network(images()).shape == (2, 1000)
 
 

@@ -1,5 +1,6 @@
 """The self-attention network SAN on timm's parts, with a choice of what mixes the pixels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -69,6 +70,17 @@ class SANBlock(nn.Module):
         return out
 
 
+class HalvingPool(nn.Module):
+    """2x2 max pool of stride 2 that keeps an odd last row and column, so that every size works."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
+        if torch.compiler.is_compiling():
+            # The same without a comparison of sizes, which an export for any size cannot have.
+            return nn.functional.max_pool2d(nn.functional.pad(x, (0, 1, 0, 1), value=-math.inf), 2)
+        return nn.functional.max_pool2d(x, 2, ceil_mode=True)
+
+
 class SANStage(nn.Module):
     """2x2 max pool, 1x1 convolution to the stage's channels, blocks, norm and ReLU.
 
@@ -91,8 +103,7 @@ class SANStage(nn.Module):
     ) -> None:
         super().__init__()
         made: Factory = {"device": device, "dtype": dtype}
-        # At even sizes as SAN's; an odd last row or column is kept, so that every size works.
-        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+        self.pool = HalvingPool()
         self.conv = nn.Conv2d(in_channels, channels, 1, bias=False, **made)
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(channels, **made)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,7 +27,7 @@ class PairwiseWeights(nn.Module):
 
     Batch norm, ReLU and a 1x1 convolution of [q_i - k_j; p_i - p_j], then the same again, then a softmax over the
     window. Norms run over images, pixels and offsets together. Eager programs compute a row of the window at a time,
-    once more in the backward pass; a compiler gets the whole graph and decides itself what it keeps.
+    once more in the backward pass; a compiler gets the window unfolded and decides itself what it keeps.
 
     Args:
         width: channels C of q and of k.
@@ -62,56 +63,70 @@ class PairwiseWeights(nn.Module):
         """Queries and keys [B, C, H, W], position code [1, 2, H, W] -> weights [B, G, K * K, H, W], sum 1 each."""
         position = position.to(q.dtype).expand(q.shape[0], -1, -1, -1)
         q, k = torch.cat([q, position], 1), torch.cat([k, position], 1)
-        count = q.shape[0] * q.shape[2] * q.shape[3] * self.kernel_size**2
-        affine = batch_norm_affine(self.norm1, lambda: difference_moments(q, k, self.kernel_size), count)
+        values = q.shape[0] * q.shape[2] * q.shape[3] * self.kernel_size**2
+        affine = batch_norm_affine(self.norm1, lambda: difference_moments(q, k, self.kernel_size), values)
         padded = pad_by_reflection(k, self.kernel_size // 2)
-        tensors: tuple[Tensor, ...] = (q, padded, *affine, autocast(self.reduce.weight).flatten(1).to(q.dtype))
+        tensors: tuple[Tensor, ...] = (q, padded, *affine, autocast(self.reduce.weight).to(q.dtype))
+
+        # A compiler gets all rows at once: a graph of each would take it minutes.
+        count = self.kernel_size if is_tracing() else 1
+        starts = range(0, self.kernel_size, count)
 
         def moments() -> tuple[Tensor, Tensor]:
             """Of the hidden map: rows of the window have as many values each, so their moments are averaged."""
-            rows = [_recomputed(_hidden_moments, row, *tensors) for row in range(self.kernel_size)]
+            rows = [_recomputed(_hidden_moments, (row, count), *tensors) for row in starts]
             means, variances = (torch.stack(parts) for parts in zip(*rows, strict=True))
             return means.mean(0), variances.mean(0) + means.var(0, correction=0)
 
-        affine = batch_norm_affine(self.norm2, moments, count)
-        tensors = (*tensors, *affine, autocast(self.expand.weight).flatten(1).to(q.dtype))
-        logits = torch.cat([_recomputed(_logits, row, *tensors) for row in range(self.kernel_size)], 2)
+        affine = batch_norm_affine(self.norm2, moments, values)
+        tensors = (*tensors, *affine, autocast(self.expand.weight).to(q.dtype))
+        logits = torch.cat([_recomputed(_logits, (row, count), *tensors) for row in starts], 2)
         # The same for all offsets, so that the softmax drops it and its gradient is zero; the authors have it.
         bias = present(self.expand.bias).to(logits.dtype)
-        return (logits + bias[:, None, None, None]).softmax(2)
+        logits = logits + bias[:, None, None]
+        window = (self.kernel_size, q.shape[3])
+        by_offset = logits.unflatten(3, window).unflatten(2, (self.kernel_size, q.shape[2])).transpose(3, 4)
+        weights: Tensor = by_offset.flatten(2, 3).softmax(2)
+        return weights
 
 
-def _rectified(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """Norm and ReLU of [B, C, K, H, W], rounded once."""
-    return torch.addcmul(shift[:, None, None, None], x, scale[:, None, None, None]).relu().to(dtype)
+# The first row of a window, and how many rows from there on.
+Rows = tuple[int, int]
 
 
-def _hidden(row: int, *tensors: Tensor) -> Tensor:
-    """Norm, ReLU and convolution of the differences in one row of all windows: [B, C, K, H, W]."""
+def _hidden(rows: Rows, *tensors: Tensor) -> Tensor:
+    """Norm, ReLU and convolution of the differences in n rows of all windows: [B, C, n * H, K * W]."""
     q, padded, scale, shift, weight = tensors
     height, width = q.shape[2:]
-    offsets = range(padded.shape[3] - width + 1)
-    keys = padded[:, :, row : row + height]
-    keys = torch.stack([keys[..., x : x + width] for x in offsets], 2)
-    return torch.einsum("mc,bckhw->bmkhw", weight, _rectified(q.unsqueeze(2) - keys, scale, shift, q.dtype))
+    row, count = rows
+    kernel_size = 1 + padded.shape[3] - width
+    keys = torch.cat([padded[:, :, y : y + height] for y in range(row, row + count)], 2)
+    keys = torch.cat([keys[..., x : x + width] for x in range(kernel_size)], 3)
+    return _projected(q.repeat(1, 1, count, kernel_size) - keys, scale, shift, weight)
 
 
-def _hidden_moments(row: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = _hidden(row, *tensors)
-    var, mean = torch.var_mean(hidden.to(compute_dtype(hidden.dtype)), (0, 2, 3, 4), correction=0)
+def _projected(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
+    """Norm, ReLU and convolution, rounded once."""
+    rectified = torch.addcmul(shift[:, None, None], x, scale[:, None, None]).relu()
+    return F.conv2d(rectified.to(weight.dtype), weight)
+
+
+def _hidden_moments(rows: Rows, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    hidden = _hidden(rows, *tensors)
+    var, mean = torch.var_mean(hidden.to(compute_dtype(hidden.dtype)), (0, 2, 3), correction=0)
     return mean, var
 
 
-def _logits(row: int, *tensors: Tensor) -> Tensor:
+def _logits(rows: Rows, *tensors: Tensor) -> Tensor:
     *first, scale, shift, weight = tensors
-    return torch.einsum("gm,bmkhw->bgkhw", weight, _rectified(_hidden(row, *first), scale, shift, weight.dtype))
+    return _projected(_hidden(rows, *first), scale, shift, weight)
 
 
-def _recomputed(function: Callable[..., Any], row: int, *tensors: Tensor) -> Any:
+def _recomputed(function: Callable[..., Any], rows: Rows, *tensors: Tensor) -> Any:
     """`function`, of which autograd keeps the inputs alone, where a program and not a tracer calls."""
     if not torch.is_grad_enabled() or is_tracing() or wants_plain_functions():
-        return function(row, *tensors)
-    return checkpoint(function, row, *tensors, use_reentrant=False, preserve_rng_state=False)
+        return function(rows, *tensors)
+    return checkpoint(function, rows, *tensors, use_reentrant=False, preserve_rng_state=False)
 
 
 class PairwiseAttention(nn.Module):
