@@ -124,7 +124,7 @@ class PyramidVisionTransformer(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Which parameters belong together for learning rates that depend on the depth."""
-        stem = r"^stages\.0\.(patch_embed|position)"
+        stem = r"^stages\.0\.(?:patch_embed|position)"
         if coarse:
             return {"stem": stem, "blocks": [(r"^stages\.(\d+)", None), (r"^norm", (99999,))]}
         blocks = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)", (0,)), (r"^norm", (99999,))]
@@ -182,9 +182,9 @@ class PyramidVisionTransformer(nn.Module):
             tokens, size = stage(x)
             final = index == len(self.stages) - 1
             normed = self.norm(tokens) if final else tokens
-            x = _map(tokens, size)
+            x = _map(tokens, size, stage.position.num_prefix_tokens)
             if index in wanted:
-                feature = _map(normed, size) if norm else x
+                feature = _map(normed, size, stage.position.num_prefix_tokens) if norm else x
                 intermediates.append(feature.contiguous(memory_format=layout))
         return intermediates if intermediates_only else (normed, intermediates)
 
@@ -208,7 +208,7 @@ class PyramidVisionTransformer(nn.Module):
         """Images [B, C_in, H, W] -> tokens [B, 1 + h * w, C] of the last stage, normed, the class token first."""
         for stage in self.stages:
             tokens, size = stage(x)
-            x = _map(tokens, size)
+            x = _map(tokens, size, stage.position.num_prefix_tokens)
         out: Tensor = self.norm(tokens)
         return out
 
@@ -227,10 +227,9 @@ class PyramidVisionTransformer(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _map(tokens: Tensor, size: Size) -> Tensor:
+def _map(tokens: Tensor, size: Size, prefix: int) -> Tensor:
     """[B, T + H * W, C] -> [B, C, H, W]."""
-    pixels = tokens[:, -size[0] * size[1] :]
-    return pixels.transpose(1, 2).unflatten(2, size)
+    return tokens[:, prefix:].transpose(1, 2).unflatten(2, size)
 
 
 def _pool(pool: str) -> str:
@@ -248,8 +247,3 @@ def _check(mixer: str, acmix: Mapping[str, Any] | None, stages: Mapping[str, Seq
         check_mixer(op, mixer, acmix)
     elif acmix:
         raise ValueError(f"{op}: mixer='attention' has no layer for the options acmix={dict(acmix)}; drop one of them.")
-    elif stages["sr_ratios"][-1] != 1:
-        raise ValueError(
-            f"{op}: sr_ratios={tuple(stages['sr_ratios'])}, expected 1 in the last stage: its class token "
-            "is not on the map that is reduced."
-        )

@@ -13,7 +13,14 @@ from timm.models.twins import Block, GlobalSubSampleAttn
 from torch import Tensor, nn
 
 from acmix.models.options import Mixer
-from acmix.nn.spatial_reduction import Size, SpatialReductionACmix, pad_to_multiple, with_mean
+from acmix.nn.spatial_reduction import (
+    Size,
+    SpatialReductionACmix,
+    attend_tokens,
+    pad_to_multiple,
+    reduce_tokens,
+    with_mean,
+)
 from acmix.nn.two_paths import Factory
 from acmix.ops.tracing import is_tracing
 
@@ -31,22 +38,28 @@ PVTMixer = Mixer | Literal["attention"]
 
 
 class SubSampleAttention(GlobalSubSampleAttn):
-    """timm's spatial-reduction attention, which is PVT's, for any size of map.
+    """timm's spatial-reduction attention, which is PVT's, for any size of map and with tokens before it.
 
     A map that is no multiple of the reduction gets rows and columns of zeros at its bottom and right, which become
-    part of the last keys; timm's drops those pixels, and all keys of a map smaller than the reduction.
+    part of the last keys; timm drops those pixels.
+
+    Args:
+        dim: channels C.
+        num_heads: heads N.
+        num_prefix_tokens: tokens T before the map's, which are not reduced.
+        **kwargs: as timm's `GlobalSubSampleAttn`: `sr_ratio`, `attn_drop`, `proj_drop`, `device`, `dtype`.
     """
 
+    def __init__(self, dim: int, num_heads: int, num_prefix_tokens: int = 0, **kwargs: Any) -> None:
+        super().__init__(dim, num_heads, **kwargs)
+        self.num_prefix_tokens = num_prefix_tokens
+
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        """[B, T + H * W, C] -> the same; T may be more than 0 without reduction only."""
-        if not is_tracing() and len(x) == 0:
-            return x  # timm reshapes with a -1, which cannot be told from no entries
-        if self.sr is None:
-            out: Tensor = super().forward(x, size)
-            return out
-        wide = pad_to_multiple(x.unflatten(1, size), self.sr_ratio)
-        out = super().forward(wide.flatten(1, 2), wide.shape[1:3])
-        return out.unflatten(1, wide.shape[1:3])[:, : size[0], : size[1]].flatten(1, 2)
+        """[B, T + H * W, C] -> the same."""
+        keys, _ = reduce_tokens(x, size, self.num_prefix_tokens, self.sr, self.norm)
+        dropout = self.attn_drop.p if self.training else 0.0
+        out: Tensor = self.proj(attend_tokens(self.q(x), self.kv(keys), self.num_heads, dropout))
+        return self.proj_drop(out)  # type: ignore[no-any-return]  # timm is not typed
 
 
 class ConvolutionMixer(nn.Module):
@@ -119,7 +132,7 @@ class PVTBlock(Block):
         elif mixer == "conv":
             self.attn = ConvolutionMixer(dim, num_prefix_tokens, **made)
         else:
-            self.attn = SubSampleAttention(dim, num_heads, sr_ratio=sr_ratio, **drops, **made)
+            self.attn = SubSampleAttention(dim, num_heads, num_prefix_tokens, sr_ratio=sr_ratio, **drops, **made)
 
 
 class PositionEmbedding(nn.Module):
@@ -161,7 +174,7 @@ class PositionEmbedding(nn.Module):
         """[B, H, W, C] -> [B, T + H * W, C]."""
         size, x = patches.shape[1:3], patches.flatten(1, 2)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if not is_tracing() and tuple(size) == self.grid:
             return x + self.pos_embed
         return x + resize_positions(self.pos_embed, self.grid, size)
@@ -193,7 +206,7 @@ class PVTStage(nn.Module):
     ) -> None:
         super().__init__()
         dim = position.pos_embed.shape[2]
-        embed = partial(PatchEmbed, None, norm_layer=nn.LayerNorm, output_fmt="NHWC", dynamic_img_pad=True)
+        embed = partial(PatchEmbed, None, norm_layer=nn.LayerNorm, output_fmt="NHWC", strict_img_size=False)
         self.patch_embed = embed(patch_size, in_chans, dim, device=device, dtype=dtype)
         self.position = position
         self.pos_drop = nn.Dropout(pos_drop)
@@ -202,7 +215,7 @@ class PVTStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Size]:
         """[B, C_in, H, W] -> tokens [B, T + h * w, C] and (h, w)."""
-        patches = self.patch_embed(x)
+        patches = self.patch_embed(pad_to_multiple(x, self.patch_embed.patch_size[0]))
         size = patches.shape[1:3]
         x = self.pos_drop(self.position(patches))
         for block in self.blocks:

@@ -10,7 +10,7 @@ from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths
 from acmix.ops.checks import check_positive
 from acmix.ops.tracing import is_tracing
 
-__all__ = ["Size", "SpatialReductionACmix", "pad_to_multiple", "with_mean"]
+__all__ = ["Size", "SpatialReductionACmix", "attend_tokens", "pad_to_multiple", "reduce_tokens", "with_mean"]
 
 Size = tuple[int, int]
 
@@ -113,25 +113,15 @@ class SpatialReductionACmix(TwoPaths):
 
     def _project(self, x: Tensor, size: Size) -> _Projected:
         self._check_input(x, size)
-        q = self.q(x)
-        if self.sr is None or self.norm is None:
-            return _Projected(q, self.kv(x), size)
-        prefix = x[:, : self.num_prefix_tokens]
-        pixels = x[:, self.num_prefix_tokens :].unflatten(1, size)
-        keys = self.sr(pad_to_multiple(pixels, self.reduction).permute(0, 3, 1, 2))
-        reduced = keys.shape[2:]
-        keys = self.norm(keys.flatten(2).transpose(1, 2))
-        return _Projected(q, self.kv(torch.cat([prefix, keys], 1) if self.num_prefix_tokens else keys), reduced)
+        keys, reduced = reduce_tokens(x, size, self.num_prefix_tokens, self.sr, self.norm)
+        return _Projected(self.q(x), self.kv(keys), reduced)
 
     def _attend(self, projected: _Projected) -> Tensor | None:
         if self.proj is None:
             return None
-        heads, width = self.num_heads, self.channels // self.num_heads
-        q = projected.q.unflatten(2, (heads, width)).transpose(1, 2)
-        k, v = projected.kv.unflatten(2, (2, heads, width)).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.attn_drop if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return F.dropout(self.proj(attended.transpose(1, 2).flatten(2)), self.proj_drop, self.training)
+        attended = attend_tokens(projected.q, projected.kv, self.num_heads, dropout)
+        return F.dropout(self.proj(attended), self.proj_drop, self.training)
 
     def _convolve(self, projected: _Projected, size: Size) -> Tensor | None:
         if self.paths == "attention":
@@ -149,9 +139,13 @@ class SpatialReductionACmix(TwoPaths):
         """[B, h, w, 2 C] -> [B, H, W, 2 C]."""
         if self.reduction == 1:
             return maps
-        height, width = (side * self.reduction for side in maps.shape[1:3])
-        wide = F.interpolate(maps.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", align_corners=False)
-        return wide.permute(0, 2, 3, 1)[:, : size[0], : size[1]]
+        maps, (height, width), scale = maps.permute(0, 3, 1, 2), size, float(self.reduction)
+        if is_tracing():
+            # Cutting a map of symbolic size would ask whether it is large enough.
+            wide: Tensor = torch.ops.aten.upsample_bilinear2d(maps, [height, width], False, scale, scale)
+        else:
+            wide = F.interpolate(maps, scale_factor=scale, mode="bilinear")[:, :, :height, :width]
+        return wide.permute(0, 2, 3, 1)
 
     def _check_input(self, x: Tensor, size: Size) -> None:
         if is_tracing():
@@ -171,12 +165,57 @@ class SpatialReductionACmix(TwoPaths):
 
 
 def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
-    """Zeros at bottom and right until both sides are multiples: [B, H, W, C] -> [B, H', W', C]."""
-    height, width = maps.shape[1:3]
-    below, right = (multiple - height % multiple) % multiple, (multiple - width % multiple) % multiple
-    if not is_tracing() and below == right == 0:
-        return maps
-    return F.pad(maps, (0, 0, 0, right, 0, below))
+    """Zeros at bottom and right, so that squares of side `multiple` cover all of [B, C, H, W].
+
+    While tracing there are `multiple - 1` of them whatever the size, which a convolution with this stride reads alike:
+    remainders of remainders of symbolic sizes would take minutes to reason about.
+    """
+    pad = multiple - 1
+    if is_tracing():
+        return F.pad(maps, (0, pad, 0, pad))
+    below, right = -maps.shape[2] % multiple, -maps.shape[3] % multiple
+    return F.pad(maps, (0, right, 0, below)) if below or right else maps
+
+
+def reduce_tokens(
+    x: Tensor, size: Size, prefix: int, conv: nn.Module | None, norm: nn.Module | None
+) -> tuple[Tensor, Size]:
+    """The tokens that become keys and values, and the size of their map.
+
+    Args:
+        x: [B, T + H * W, C].
+        size: (H, W).
+        prefix: tokens T before the map's; they stay as they are.
+        conv: reduces the map, a convolution whose stride is its kernel; None to leave it.
+        norm: over the channels of the reduced map; there where `conv` is.
+
+    Returns:
+        [B, T + h * w, C] and (h, w).
+    """
+    if not isinstance(conv, nn.Conv2d) or norm is None:
+        return x, size
+    pixels = x[:, prefix:].unflatten(1, size).permute(0, 3, 1, 2)
+    reduced = conv(pad_to_multiple(pixels, conv.kernel_size[0]))
+    keys = norm(reduced.flatten(2).transpose(1, 2))
+    return torch.cat([x[:, :prefix], keys], 1) if prefix else keys, reduced.shape[2:]
+
+
+def attend_tokens(q: Tensor, kv: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
+    """Multi-head attention of all tokens to all keys.
+
+    Args:
+        q: [B, L, C].
+        kv: [B, S, 2 C], the heads of k, then those of v.
+        num_heads: heads N.
+        dropout: rate at which attention weights are dropped.
+
+    Returns:
+        [B, L, C].
+    """
+    queries = q.unflatten(2, (num_heads, -1)).transpose(1, 2)
+    keys, values = kv.unflatten(2, (2, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+    return attended.transpose(1, 2).flatten(2)
 
 
 def with_mean(pixels: Tensor, prefix: int) -> Tensor:
