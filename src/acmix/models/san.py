@@ -27,7 +27,7 @@ default_cfgs = generate_default_cfgs(
             "interpolation": "bilinear",
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
-            "first_conv": "conv1",
+            "first_conv": "stem.conv",
             "classifier": "fc",
         }
         for family in _MIXERS

@@ -12,9 +12,12 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from acmix.models.options import rate_names
+from acmix.nn.batch_statistics import batch_norm_affine
 from acmix.nn.pairwise import PairwiseAttention
 from acmix.nn.patchwise import PatchwiseACmix, PatchwiseAttention
+from acmix.nn.recompute import recomputed
 from acmix.nn.two_paths import Factory
+from acmix.ops.window_moments import projection_moments
 
 __all__: list[str] = ["SAN", "SANBlock", "SANMixer", "SANStage"]
 
@@ -81,13 +84,55 @@ class HalvingPool(nn.Module):
         return nn.functional.max_pool2d(x, 2, ceil_mode=True)
 
 
+class SANStem(nn.Module):
+    """1x1 convolution of the image, norm, ReLU and the first pool.
+
+    The norm's statistics follow from means and covariances of the image's few channels, so that the network's largest
+    map, all channels at the image's own size, lives for a moment only and is made again in the backward pass.
+
+    Args:
+        in_chans: channels of the images.
+        channels: channels of the output.
+        device: where the parameters are made.
+        dtype: dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        channels: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        made: Factory = {"device": device, "dtype": dtype}
+        self.conv = nn.Conv2d(in_chans, channels, 1, bias=False, **made)
+        self.bn = nn.BatchNorm2d(channels, **made)
+        self.pool = HalvingPool()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
+        weight = self.conv.weight.to(torch.promote_types(x.dtype, torch.float32))
+        count = x.shape[0] * x.shape[2] * x.shape[3]
+        scale, shift = batch_norm_affine(self.bn, lambda: projection_moments(x, weight.flatten(1)), count)
+        weight = (weight * scale[:, None, None, None]).to(self.conv.weight.dtype)
+        out: Tensor = recomputed(self._rest, x, weight, shift.to(weight.dtype))
+        return out
+
+    def _rest(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        out: Tensor = self.pool(nn.functional.conv2d(x, weight, bias).relu_())
+        return out
+
+
 class SANStage(nn.Module):
-    """2x2 max pool, 1x1 convolution to the stage's channels, blocks, norm and ReLU.
+    """2x2 max pool but for the first stage, 1x1 convolution, blocks, norm and ReLU.
 
     Args:
         in_channels: channels of the input.
         channels: channels of the output.
         blocks: what stands between the convolution and the norm.
+        pool: whether there is the max pool.
         device: where the parameters are made.
         dtype: dtype of the parameters.
     """
@@ -98,12 +143,13 @@ class SANStage(nn.Module):
         channels: int,
         blocks: Sequence[nn.Module],
         *,
+        pool: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         made: Factory = {"device": device, "dtype": dtype}
-        self.pool = HalvingPool()
+        self.pool = HalvingPool() if pool else nn.Identity()
         self.conv = nn.Conv2d(in_channels, channels, 1, bias=False, **made)
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(channels, **made)
@@ -111,7 +157,7 @@ class SANStage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
+        """[B, C_in, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)], or of the input's size without the pool."""
         x = self.conv(self.pool(x))
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
         out: Tensor = self.act(self.bn(x))
@@ -166,9 +212,7 @@ class SAN(nn.Module):
         made: Factory = {"device": device, "dtype": dtype}
         _check(mixer, acmix, {"layers": layers, "kernels": kernels, "channels": channels})
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.conv1 = nn.Conv2d(in_chans, stem_chs, 1, bias=False, **made)
-        self.bn1 = nn.BatchNorm2d(stem_chs, **made)
-        self.act1 = nn.ReLU(inplace=True)
+        self.stem = SANStem(in_chans, stem_chs, **made)
         self.feature_info, before = [], stem_chs
         rates = iter(calculate_drop_path_rates(drop_path_rate, sum(layers)))
         for index, (width, kernel_size) in enumerate(zip(channels, kernels, strict=True)):
@@ -176,7 +220,7 @@ class SAN(nn.Module):
                 SANBlock(width, _mixer(mixer, width, kernel_size, {**made, **(acmix or {})}), drop_path=rate, **made)
                 for _, rate in zip(range(layers[index]), rates, strict=False)
             ]
-            self.add_module(f"layer{index}", SANStage(before, width, blocks, **made))
+            self.add_module(f"layer{index}", SANStage(before, width, blocks, pool=index > 0, **made))
             self.feature_info.append({"module": f"layer{index}", "num_chs": width, "reduction": 2 ** (index + 1)})
             before = width
         self.num_features = self.head_hidden_size = before
@@ -194,7 +238,7 @@ class SAN(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Which parameters belong together for learning rates that depend on the depth."""
         fine = [(r"^layer(\d+)\.blocks\.(\d+)", None), (r"^layer(\d+)\.conv", (0,)), (r"^layer(\d+)\.bn", (99999,))]
-        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else fine}
+        return {"stem": r"^stem", "blocks": r"^layer(\d+)" if coarse else fine}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep the blocks' inputs alone for the backward pass, and compute the rest again."""
@@ -240,7 +284,7 @@ class SAN(nn.Module):
         stages = self.stages
         wanted, last = feature_take_indices(len(stages), indices)
         intermediates = []
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.stem(x)
         for index, stage in enumerate(stages[: last + 1] if stop_early else stages):
             x = stage(x)
             if index in wanted:
@@ -262,7 +306,7 @@ class SAN(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C_in, H, W] -> the last stage's map [B, C, h, w]."""
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
         return x

@@ -1,22 +1,19 @@
 """Pairwise self-attention of SAN."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from acmix.functional import neighbourhood_aggregate
 from acmix.nn.batch_statistics import batch_norm_affine
 from acmix.nn.patchwise import check_arguments
 from acmix.nn.position import coordinate_grid
+from acmix.nn.recompute import recomputed
 from acmix.nn.two_paths import Factory, present
 from acmix.ops.autocast import autocast
 from acmix.ops.impl.torch.neighbourhood_graph import pad_by_reflection
 from acmix.ops.layout import compute_dtype
-from acmix.ops.tracing import is_tracing, wants_plain_functions
+from acmix.ops.tracing import is_tracing
 from acmix.ops.window_moments import difference_moments
 
 __all__ = ["PairwiseAttention", "PairwiseWeights"]
@@ -74,13 +71,13 @@ class PairwiseWeights(nn.Module):
 
         def moments() -> tuple[Tensor, Tensor]:
             """Of the hidden map: rows of the window have as many values each, so their moments are averaged."""
-            rows = [_recomputed(_hidden_moments, (row, count), *tensors) for row in starts]
+            rows = [recomputed(_hidden_moments, (row, count), *tensors) for row in starts]
             means, variances = (torch.stack(parts) for parts in zip(*rows, strict=True))
             return means.mean(0), variances.mean(0) + means.var(0, correction=0)
 
         affine = batch_norm_affine(self.norm2, moments, values)
         tensors = (*tensors, *affine, autocast(self.expand.weight).to(q.dtype))
-        logits = torch.cat([_recomputed(_logits, (row, count), *tensors) for row in starts], 2)
+        logits = torch.cat([recomputed(_logits, (row, count), *tensors) for row in starts], 2)
         # The same for all offsets, so that the softmax drops it and its gradient is zero; the authors have it.
         bias = present(self.expand.bias).to(logits.dtype)
         logits = logits + bias[:, None, None]
@@ -120,13 +117,6 @@ def _hidden_moments(rows: Rows, *tensors: Tensor) -> tuple[Tensor, Tensor]:
 def _logits(rows: Rows, *tensors: Tensor) -> Tensor:
     *first, scale, shift, weight = tensors
     return _projected(_hidden(rows, *first), scale, shift, weight)
-
-
-def _recomputed(function: Callable[..., Any], rows: Rows, *tensors: Tensor) -> Any:
-    """`function`, of which autograd keeps the inputs alone, where a program and not a tracer calls."""
-    if not torch.is_grad_enabled() or is_tracing() or wants_plain_functions():
-        return function(rows, *tensors)
-    return checkpoint(function, rows, *tensors, use_reentrant=False, preserve_rng_state=False)
 
 
 class PairwiseAttention(nn.Module):

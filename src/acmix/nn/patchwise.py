@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from acmix.functional import neighbourhood_aggregate
 from acmix.nn.batch_statistics import batch_norm_affine
+from acmix.nn.recompute import recomputed
 from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths, present
 from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_window
@@ -60,7 +61,25 @@ class PatchwiseWeights(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
         """[B, C, H, W] twice -> [B, G, K * K, H, W]."""
-        offsets = self.kernel_size**2
+        return self._expand(self._hidden(q, k))
+
+    def aggregate(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Sum of v [B, C_out, H, W] over the window with the weights of q and k, which the backward pass makes again.
+
+        They are many times what they are made from, and one small convolution away from it.
+        """
+        out: Tensor = recomputed(self._aggregate, self._hidden(q, k), v)
+        return out
+
+    def _aggregate(self, hidden: Tensor, v: Tensor) -> Tensor:
+        return neighbourhood_aggregate(self._expand(hidden), v, self.kernel_size, impl=self.impl)
+
+    def _expand(self, hidden: Tensor) -> Tensor:
+        weights: Tensor = self.expand(hidden.relu()).unflatten(1, (self.groups, self.kernel_size**2))
+        return weights
+
+    def _hidden(self, q: Tensor, k: Tensor) -> Tensor:
+        """What both norms and the first convolution make of queries and keys: [B, G, H, W]."""
 
         def moments() -> tuple[Tensor, Tensor]:
             both = zip(window_moments(q, 1), window_moments(k, self.kernel_size), strict=True)
@@ -71,8 +90,8 @@ class PatchwiseWeights(nn.Module):
         weight = self.reduce.weight.flatten(1)
         hidden = self._project(q, scale[: self.width], shift[: self.width], weight[:, : self.width])
         hidden = hidden + self._project(k, scale[self.width :], shift[self.width :], weight[:, self.width :])
-        weights: Tensor = self.expand(self.norm2(hidden).relu()).unflatten(1, (self.groups, offsets))
-        return weights
+        normed: Tensor = self.norm2(hidden)
+        return normed
 
     def _project(self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
         """Norm, ReLU and convolution of the unfolded x, whose channels lie by channel of x, then by offset."""
@@ -119,7 +138,6 @@ class PatchwiseAttention(nn.Module):
         super().__init__()
         width = max(out_channels // 4, 1) if width is None else width
         check_arguments(type(self).__name__, in_channels, out_channels, width, share, kernel_size)
-        self.kernel_size, self.impl = kernel_size, impl
         made: Factory = {"device": device, "dtype": dtype}
         self.query = nn.Conv2d(in_channels, width, 1, **made)
         self.key = nn.Conv2d(in_channels, width, 1, **made)
@@ -128,8 +146,7 @@ class PatchwiseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C, H, W]; the memory format follows the input."""
-        weights = self.weights(self.query(x), self.key(x))
-        return neighbourhood_aggregate(weights, self.value(x), self.kernel_size, impl=self.impl)
+        return self.weights.aggregate(self.query(x), self.key(x), self.value(x))
 
 
 class PatchwiseACmix(TwoPaths):
@@ -213,10 +230,9 @@ class PatchwiseACmix(TwoPaths):
     def _attend(self, pieces: Tensor) -> Tensor | None:
         if self.weights is None:
             return None
-        weights = self.weights(pieces[:, :, 0], pieces[:, :, 1])
         # Maps and their channels merge as the last axes, so that channels last stays.
         v = pieces[:, :, 2:].permute(0, 3, 4, 2, 1).flatten(3).movedim(3, 1)
-        return neighbourhood_aggregate(weights, v, self.kernel_att, impl=self.impl)
+        return self.weights.aggregate(pieces[:, :, 0], pieces[:, :, 1], v)
 
     def extra_repr(self) -> str:
         """The arguments that `print(layer)` shows."""

@@ -1,4 +1,4 @@
-"""Batch statistics of an unfolded map, or of differences over a window, without unfolding.
+"""Batch statistics of maps that are never made: unfolded ones, differences over a window, projections.
 
 Reflection is linear: how often a pixel is read at an offset is a product of two small tables of counts, one of each
 axis. Sums over all pixels of all shifted maps are therefore two small matrix products.
@@ -10,7 +10,7 @@ from torch import Tensor
 from acmix.ops.geometry import multiplicity, reflect, window_offsets
 from acmix.ops.layout import compute_dtype
 
-__all__ = ["difference_moments", "window_moments"]
+__all__ = ["difference_moments", "projection_moments", "window_moments"]
 
 
 def _reads(size: int, kernel_size: int, like: Tensor) -> Tensor:
@@ -61,3 +61,12 @@ def difference_moments(q: Tensor, k: Tensor, kernel_size: int) -> tuple[Tensor, 
     first = (q * kernel_size**2 - boxes).sum((0, 2, 3)) / count
     second = (q.square() * kernel_size**2 - 2 * q * boxes + k.square() * reads).sum((0, 2, 3)) / count
     return first + q_mean - k_mean, (second - first.square()).clamp(min=0)
+
+
+def projection_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every channel of a 1x1 convolution of [B, C, H, W], weight [M, C]: two [M]."""
+    centred, mean = _centred(x)
+    flat, weight = centred.movedim(1, 0).flatten(1), weight.to(centred.dtype)
+    first = flat.mean(1)
+    covariance = flat @ flat.T / flat.shape[1] - first[:, None] * first
+    return weight @ (mean + first), ((weight @ covariance) * weight).sum(1).clamp(min=0)
