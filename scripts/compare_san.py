@@ -32,7 +32,8 @@ class Unfolded(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        x = F.relu(norm(x), inplace=True)
         layer, net = self.layer, self.layer.weights
         size, kernel, groups = x.shape[2:], net.kernel_size, net.groups
         q, k, v = layer.query(x), layer.key(x), layer.value(x)

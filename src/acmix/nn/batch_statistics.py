@@ -1,13 +1,17 @@
-"""Batch norm by moments that were computed elsewhere: what stands in place of a forward pass of `nn.BatchNorm2d`."""
+"""Batch norm as a scale and a shift: what stands in place of a forward pass of `nn.BatchNorm2d`."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batch_norm_affine"]
+from acmix.ops.autocast import autocast
+from acmix.ops.neighbourhood import neighbourhood_project
+
+__all__ = ["batch_norm_affine", "project"]
 
 Moments = Callable[[], tuple[Tensor, Tensor]]
 
@@ -51,3 +55,31 @@ def batch_norm_affine(norm: nn.Module, moments: Moments, count: int) -> tuple[Te
         scale = scale * kept.weight.to(dtype)
     shift = -mean.to(dtype) * scale
     return scale, shift if kept.bias is None else shift + kept.bias.to(dtype)
+
+
+def project(x: Tensor, norm: nn.Module | None, weight: Tensor, bias: Tensor, impl: str = "auto") -> Tensor:
+    """1x1 convolution of x, or of `relu(norm(x))`, of which the backward pass then keeps x alone.
+
+    Args:
+        x: [B, C, H, W].
+        norm: a batch norm, or None for none, and no ReLU. Kinds other than `nn.BatchNorm2d` run as they are, and so
+            do float16 and bfloat16, whose statistics need a copy in float32.
+        weight: [M, C, 1, 1].
+        bias: [M].
+        impl: backend of the op, see `acmix.functional.neighbourhood_aggregate`.
+
+    Returns:
+        [B, M, H, W].
+    """
+    if norm is None:
+        return F.conv2d(x, weight, bias)
+    if type(norm) is not nn.BatchNorm2d or autocast(x).dtype.itemsize < 4:
+        return F.conv2d(norm(x).relu(), weight, bias)
+
+    def moments() -> tuple[Tensor, Tensor]:
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        return mean, var
+
+    scale, shift = batch_norm_affine(norm, moments, x.shape[0] * x.shape[2] * x.shape[3])
+    out = neighbourhood_project(x, scale[:, None], shift[:, None], weight.flatten(2), 1, impl=impl)
+    return out + bias[:, None, None]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from acmix.functional import neighbourhood_aggregate
 from acmix.nn.batch_statistics import batch_norm_affine
-from acmix.nn.patchwise import check_arguments
+from acmix.nn.patchwise import check_arguments, project_all
 from acmix.nn.position import coordinate_grid
 from acmix.nn.recompute import recomputed
 from acmix.nn.two_paths import Factory, present
@@ -167,8 +167,8 @@ class PairwiseAttention(nn.Module):
         self.position = nn.Conv2d(2, 2, 1, **made)
         self.weights = PairwiseWeights(width, out_channels // share, kernel_size, **made)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C, H, W]; the memory format follows the input."""
-        q, k, v = self.query(x), self.key(x), self.value(x)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[B, C_in, H, W], through `norm` and ReLU if there is one, -> [B, C, H, W] in the memory format of x."""
+        q, k, v = project_all(x, norm, (self.query, self.key, self.value))
         position = self.position(coordinate_grid(q.shape[2], q.shape[3], None, self.position.weight).unsqueeze(0))
         return neighbourhood_aggregate(self.weights(q, k, position), v, self.kernel_size, impl=self.impl)

@@ -4,11 +4,10 @@ import math
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.functional import neighbourhood_aggregate
-from acmix.nn.batch_statistics import batch_norm_affine
+from acmix.nn.batch_statistics import batch_norm_affine, project
 from acmix.nn.recompute import recomputed
 from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths, present
 from acmix.ops.autocast import autocast
@@ -144,9 +143,10 @@ class PatchwiseAttention(nn.Module):
         self.value = nn.Conv2d(in_channels, out_channels, 1, **made)
         self.weights = PatchwiseWeights(width, out_channels // share, kernel_size, impl=impl, **made)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C, H, W]; the memory format follows the input."""
-        return self.weights.aggregate(self.query(x), self.key(x), self.value(x))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[B, C_in, H, W], through `norm` and ReLU if there is one, -> [B, C, H, W] in the memory format of x."""
+        q, k, v = project_all(x, norm, (self.query, self.key, self.value))
+        return self.weights.aggregate(q, k, v)
 
 
 class PatchwiseACmix(TwoPaths):
@@ -202,19 +202,19 @@ class PatchwiseACmix(TwoPaths):
         weights = PatchwiseWeights(width, out_channels // share, kernel_att, impl=self.impl, **made)
         self.weights = None if self.paths == "convolution" else weights
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C, H, W]; the memory format follows the input."""
-        pieces = self._project(x)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[B, C_in, H, W], through `norm` and ReLU if there is one, -> [B, C, H, W] in the memory format of x."""
+        pieces = self._project(x, norm)
         convolution = self.convolve(pieces)
         return self.mix(self._attend(pieces), convolution)
 
-    def forward_paths(self, x: Tensor) -> ACmixPaths:
+    def forward_paths(self, x: Tensor, norm: nn.Module | None = None) -> ACmixPaths:
         """The two terms of the output of `forward`, each with its rate, in the output's shape."""
-        pieces = self._project(x)
+        pieces = self._project(x, norm)
         attention = self._attend(pieces)
         return ACmixPaths(None if attention is None else self.attended(attention), self.convolve(pieces))
 
-    def _project(self, x: Tensor) -> Tensor:
+    def _project(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """Stage I as one convolution, whose channels come out as the convolution path reads them: [B, D, P, H, W]."""
         if not torch.compiler.is_compiling() and (x.dim() != 4 or x.shape[1] != self.in_channels):
             expected = f"[B, {self.in_channels}, H, W]"
@@ -224,7 +224,7 @@ class PatchwiseACmix(TwoPaths):
         bias = torch.cat([autocast(present(child.bias)) for child in children])
         order = (self.num_maps + 2, self.width)
         weight, bias = (tensor.unflatten(0, order).transpose(0, 1).flatten(0, 1) for tensor in (weight, bias))
-        pieces: Tensor = F.conv2d(x, weight, bias).unflatten(1, (self.width, self.num_maps + 2))
+        pieces: Tensor = project(x, norm, weight, bias, self.impl).unflatten(1, (self.width, self.num_maps + 2))
         return pieces
 
     def _attend(self, pieces: Tensor) -> Tensor | None:
@@ -246,3 +246,10 @@ def check_arguments(op: str, in_channels: int, out_channels: int, width: int, sh
     check_positive(op, in_channels=in_channels, out_channels=out_channels, width=width, share=share)
     if out_channels % share:
         raise ValueError(f"{op}: out_channels={out_channels} is no multiple of share={share}; change one.")
+
+
+def project_all(x: Tensor, norm: nn.Module | None, convolutions: tuple[nn.Conv2d, ...]) -> tuple[Tensor, ...]:
+    """Some 1x1 convolutions of x, or of `relu(norm(x))`, as one."""
+    weight = torch.cat([autocast(conv.weight) for conv in convolutions])
+    bias = torch.cat([autocast(present(conv.bias)) for conv in convolutions])
+    return project(x, norm, weight, bias).split([conv.out_channels for conv in convolutions], 1)

@@ -39,6 +39,8 @@ def _positions(size: int, reach: int) -> Tensor:
 def _pad(x: Tensor, reach: int) -> Tensor:
     """[B, C, H, W] -> [B, C, H + 2 r, W + 2 r], borders reflected as often as it takes; contiguous."""
     height, width = x.shape[2:]
+    if reach == 0:
+        return x.contiguous()
     if reach < min(height, width):
         return F.pad(x, (reach,) * 4, mode="reflect").contiguous()
     rows, columns = (_positions(size, reach).to(x.device) for size in (height, width))
