@@ -14,18 +14,30 @@ from timm.models.swin_transformer import SwinTransformer as TimmSwinTransformer
 from timm.models.swin_transformer import SwinTransformerBlock, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from acmix.models.options import Mixer, check_mixer, rate_names
 from acmix.models.registry import register
 from acmix.nn import ShiftedWindowACmix
 
 __all__: list[str] = ["ACmixSwinBlock", "ConvSwinBlock", "SwinTransformer"]
 
-MIXERS = ("acmix", "conv")
-
 # Blocks in each stage.
 DEPTHS = {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2)}
 
 
-class ACmixSwinBlock(SwinTransformerBlock):
+class _FreeBlock(SwinTransformerBlock):
+    """timm's block without a mask of its own, for any map and any batch."""
+
+    def _init_buffers(self) -> None:
+        """No mask is kept: what needs one makes it for its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        x = x + self.drop_path1(self._attn(self.norm1(x)))
+        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return out
+
+
+class ACmixSwinBlock(_FreeBlock):
     """timm's block whose `attn` is a `ShiftedWindowACmix`, which shifts, pads and masks by itself."""
 
     attn: ShiftedWindowACmix  # type: ignore[assignment]  # what this block is for
@@ -37,15 +49,12 @@ class ACmixSwinBlock(SwinTransformerBlock):
         super().set_input_size(feat_size, window_size, always_partition)
         self.attn.set_window_size(self.window_size, self.shift_size)
 
-    def _init_buffers(self) -> None:
-        """No mask is kept: the layer's follows the input."""
-
     def _attn(self, x: Tensor) -> Tensor:
         out: Tensor = self.attn(x)
         return out
 
 
-class ConvSwinBlock(SwinTransformerBlock):
+class ConvSwinBlock(_FreeBlock):
     """timm's block with a 3x3 convolution in place of attention and its projections (second row of paper Table 6)."""
 
     conv: nn.Conv2d
@@ -55,9 +64,6 @@ class ConvSwinBlock(SwinTransformerBlock):
     ) -> None:
         """A convolution takes any size."""
         self.input_resolution = feat_size
-
-    def _init_buffers(self) -> None:
-        """There is nothing to mask."""
 
     def _attn(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(x.permute(0, 3, 1, 2))
@@ -81,16 +87,13 @@ class SwinTransformer(TimmSwinTransformer):
     def __init__(
         self,
         *args: Any,
-        mixer: str = "acmix",
+        mixer: Mixer = "acmix",
         acmix: Mapping[str, Any] | None = None,
         strict_img_size: bool = False,
         weight_init: str = "",
         **kwargs: Any,
     ) -> None:
-        if mixer not in MIXERS:
-            raise ValueError(f"SwinTransformer: mixer={mixer!r}, expected one of {MIXERS}.")
-        if mixer == "conv" and acmix:
-            raise ValueError(f"SwinTransformer: acmix={dict(acmix)} with mixer='conv', which has no such layer.")
+        check_mixer(type(self).__name__, mixer, acmix)
         # Images that are no multiple of the patch are padded, as maps are to windows.
         kwargs.setdefault("embed_layer", partial(PatchEmbed, dynamic_img_pad=not strict_img_size))
         kwargs |= {"strict_img_size": strict_img_size, "weight_init": "skip"}
@@ -107,8 +110,7 @@ class SwinTransformer(TimmSwinTransformer):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters without weight decay: position biases and rates."""
-        rates = {name for name, _ in self.named_parameters() if name.endswith((".alpha", ".beta"))}
-        return {*super().no_weight_decay(), *rates}
+        return {*super().no_weight_decay(), *rate_names(self)}
 
 
 def _attend(block: SwinTransformerBlock, options: Mapping[str, Any]) -> None:

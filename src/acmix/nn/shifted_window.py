@@ -1,6 +1,6 @@
 """The ACmix layer over attention in shifted windows (Swin's W-MSA and SW-MSA)."""
 
-from typing import NamedTuple, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -10,20 +10,18 @@ from acmix.nn.authors_keys import WINDOW_KEYS, translate_authors_keys
 from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths, present
 from acmix.ops.checks import check_positive
 from acmix.ops.tracing import is_tracing
+from acmix.ops.window_attention import window_attention
 
 __all__ = ["ShiftedWindowACmix"]
-
-# What Swin adds to the logit of a key on the other side of the seam; the authors' weights were trained with it.
-_FAR = -100.0
 
 Pair = tuple[int, int]
 
 
-class _Grid(NamedTuple):
-    """How windows lie on a map: number of rows and columns of windows."""
+class _Windows(TypedDict):
+    """How windows lie on the map."""
 
-    rows: int
-    columns: int
+    window: Pair
+    shift: Pair
 
 
 class ShiftedWindowACmix(TwoPaths):
@@ -164,29 +162,25 @@ class ShiftedWindowACmix(TwoPaths):
     def _shifted(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Attention without its rate and convolution with it, on the shifted map, both [B, H, W, C]."""
         self._check_input(x)
-        height, width = x.shape[1], x.shape[2]
-        x = self._roll(x)
-        grid = _Grid(*(-(-size // window) for size, window in zip((height, width), self.window_size, strict=True)))
-        if self.proj is not None:
-            x = self._pad(x, grid)
-        qkv = self._project(x)
-        convolution = self.convolve(qkv[:, :height, :width].permute(0, 3, 4, 1, 2))
+        qkv, outside = self._project(self._roll(x))
+        convolution = self.convolve(qkv.permute(0, 3, 4, 1, 2))
         if convolution is not None:
             convolution = convolution.permute(0, 2, 3, 1)
         if self.proj is None:
             return None, convolution
-        return self.proj(self._attend(qkv, grid)[:, :height, :width]), convolution
+        dropout = self.attn_drop.p if self.training else 0.0
+        windows: _Windows = {"window": self.window_size, "shift": self.shift_size}
+        attention = window_attention(qkv, self._bias(), outside, dropout=dropout, **windows)
+        return self.proj(attention), convolution
 
-    def _project(self, x: Tensor) -> Tensor:
-        """Stage I: [B, H, W, C] -> [B, H, W, D, 3N], the heads of q, of k and of v last."""
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Stage I: [B, H, W, C] -> [B, H, W, D, 3N], the heads of q, of k and of v last, and the same of zeros."""
         pieces = (3 * self.num_heads, self.head_dim)
-        if self.paths == "attention":
-            qkv: Tensor = self.qkv(x)
-            return qkv.unflatten(3, pieces).transpose(3, 4)
         # A group of the convolution reads neighbouring channels, so they come out in its order.
         weight = self.qkv.weight.unflatten(0, pieces).transpose(0, 1).flatten(0, 1)
-        bias = None if self.qkv.bias is None else self.qkv.bias.unflatten(0, pieces).T.flatten()
-        return F.linear(x, weight, bias).unflatten(3, pieces[::-1])
+        bias = None if self.qkv.bias is None else self.qkv.bias.unflatten(0, pieces).T
+        qkv: Tensor = F.linear(x, weight, None if bias is None else bias.flatten()).unflatten(3, pieces[::-1])
+        return qkv, bias
 
     def _roll(self, x: Tensor, *, back: bool = False) -> Tensor:
         if not any(self.shift_size):
@@ -194,49 +188,10 @@ class ShiftedWindowACmix(TwoPaths):
         rows, columns = self.shift_size if back else (-size for size in self.shift_size)
         return torch.roll(x, (rows, columns), (1, 2))
 
-    def _pad(self, x: Tensor, grid: _Grid) -> Tensor:
-        """Zeros below and to the right, up to whole windows."""
-        below = grid.rows * self.window_size[0] - x.shape[1]
-        right = grid.columns * self.window_size[1] - x.shape[2]
-        # A graph for all sizes must not ask whether there is something to pad.
-        if torch.compiler.is_exporting() or below or right:
-            return F.pad(x, (0, 0, 0, right, 0, below))
-        return x
-
-    def _attend(self, qkv: Tensor, grid: _Grid) -> Tensor:
-        """Attention within each window: [B, H, W, D, 3N] -> [B, H, W, N * D]."""
-        heads, (height, width) = self.num_heads, self.window_size
-        parts = qkv.unflatten(4, (3, heads)).unflatten(2, (grid.columns, width)).unflatten(1, (grid.rows, height))
-        # [3, B, rows, columns, N, K * K, D]; windows are heads of an image, or images, whichever their bias allows.
-        parts = parts.permute(6, 0, 1, 3, 7, 2, 4, 5).flatten(5, 6)
-        bias = self._position_bias()
-        if any(self.shift_size):
-            mask = self._mask(grid, bias)
-            q, k, v = parts.flatten(2, 4).unbind(0)
-            bias = (bias + mask.unsqueeze(1)).flatten(0, 1).unsqueeze(0)
-        else:
-            q, k, v = parts.flatten(1, 3).unbind(0)
-            bias = bias.unsqueeze(0)
-        dropout = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-        out = out.reshape(-1, grid.rows, grid.columns, heads, height, width, self.head_dim)
-        return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-
-    def _position_bias(self) -> Tensor:
+    def _bias(self) -> Tensor:
         """[N, K * K, K * K]: what a head adds to the logits of queries (rows) and keys (columns) of a window."""
         index, table = present(self.relative_position_index), present(self.relative_position_bias_table)
         return table[index].permute(2, 0, 1)
-
-    def _mask(self, grid: _Grid, like: Tensor) -> Tensor:
-        """[windows, K * K, K * K]: keys that the shift brought to a query from the other end of the map are far."""
-        height, width = grid.rows * self.window_size[0], grid.columns * self.window_size[1]
-        rows = torch.arange(height, device=like.device) >= height - self.shift_size[0]
-        columns = torch.arange(width, device=like.device) >= width - self.shift_size[1]
-        side = 2 * rows.long().unsqueeze(1) + columns.long()
-        side = side.unflatten(1, (grid.columns, -1)).unflatten(0, (grid.rows, -1)).transpose(1, 2)
-        side = side.flatten(2, 3).flatten(0, 1)
-        far = side.unsqueeze(1) != side.unsqueeze(2)
-        return like.new_zeros(()).masked_fill(far, _FAR)
 
     def _check_window(self) -> None:
         op = type(self).__name__
