@@ -9,6 +9,7 @@ from acmix.functional import convolution_path, shift_and_sum
 from acmix.nn.shift import SHIFT_INITS, SHIFTS, Shift, ShiftInit, ShiftKernels
 from acmix.ops.checks import check_positive, check_window
 from acmix.ops.dispatch import BACKENDS
+from acmix.ops.layout import as_pieces_output
 
 __all__ = ["PATHS", "RATES", "ACmixPaths", "Factory", "PathOptions", "Paths", "Rates", "TwoPaths", "Window", "present"]
 
@@ -170,12 +171,13 @@ class TwoPaths(nn.Module):
         window: Window = {"stride": stride, "dilation": dilation}
         if kernels.weight is None:
             maps = torch.einsum("ij,bdjhw->bdihw", fc_weight, pieces)
-            out = shift_and_sum(maps if fc_bias is None else maps + fc_bias[:, None, None], **window)
+            # autocast casts what einsum gives, not what is added to it.
+            out = shift_and_sum(maps if fc_bias is None else maps + fc_bias.to(maps.dtype)[:, None, None], **window)
         else:
             weight = kernels.weight.to(pieces.dtype)
             out = convolution_path(pieces, fc_weight, weight, fc_bias, impl=self.impl, **window)
         if kernels.shared_by > 1:
-            out = out.repeat_interleave(kernels.shared_by, 1)
+            out = as_pieces_output(out.repeat_interleave(kernels.shared_by, 1), pieces)
         return out if kernels.bias is None else out + _scaled(kernels.bias, beta, out.dtype)[:, None, None]
 
     def attended(self, attention: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Shift and sum with tensor shifts, one pass over memory for each (paper Eq. 7 and 8, Fig. 3 a)."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from acmix.ops.checks import check_positive, check_tensors
-from acmix.ops.decompositions import shift
+from acmix.ops.tracing import fixed
 
 __all__ = ["shift_and_sum"]
 
@@ -30,11 +31,13 @@ def shift_and_sum(maps: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor
     """
     check_tensors(_OP, {"maps": maps})
     check_positive(_OP, stride=stride, dilation=dilation)
-    kernel = round(maps.shape[2] ** 0.5) if maps.dim() == 5 else 0
-    if kernel % 2 == 0 or kernel**2 != maps.shape[2]:
+    kernel = round(fixed(maps.shape[2]) ** 0.5) if maps.dim() == 5 else 0
+    if kernel % 2 == 0 or kernel**2 != fixed(maps.shape[2]):
         raise ValueError(f"{_OP}: maps has shape {tuple(maps.shape)}, expected [B, D, k * k, H, W] with odd k.")
+    reach, (height, width) = kernel // 2 * dilation, maps.shape[3:]
+    padded = F.pad(maps, (reach, reach, reach, reach))
     out = maps.new_zeros(())
-    for index, single in enumerate(maps.unbind(2)):
-        dy, dx = index // kernel - kernel // 2, index % kernel - kernel // 2
-        out = out + shift(single, dy * dilation, dx * dilation)[:, :, ::stride, ::stride]
+    for index in range(kernel**2):
+        top, left = index // kernel * dilation, index % kernel * dilation
+        out = out + padded[:, :, index, top : top + height : stride, left : left + width : stride]
     return out
