@@ -5,69 +5,21 @@ start. The control is timm's own `swin_tiny_patch4_window7_224`.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from timm.layers.patch_embed import PatchEmbed
 from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, checkpoint_filter_fn
 from timm.models.swin_transformer import SwinTransformer as TimmSwinTransformer
-from timm.models.swin_transformer import SwinTransformerBlock, checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import nn
 
 from acmix.models.options import Mixer, check_mixer, rate_names
 from acmix.models.registry import register
-from acmix.nn import ShiftedWindowACmix
+from acmix.models.swin_parts import PaddedPatchEmbed, PaddedPatchMerging, attend, convolve
 
-__all__: list[str] = ["ACmixSwinBlock", "ConvSwinBlock", "SwinTransformer"]
+__all__: list[str] = ["SwinTransformer"]
 
 # Blocks in each stage.
 DEPTHS = {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2)}
-
-
-class _FreeBlock(SwinTransformerBlock):
-    """timm's block without a mask of its own, for any map and any batch."""
-
-    def _init_buffers(self) -> None:
-        """No mask is kept: what needs one makes it for its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        x = x + self.drop_path1(self._attn(self.norm1(x)))
-        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return out
-
-
-class ACmixSwinBlock(_FreeBlock):
-    """timm's block whose `attn` is a `ShiftedWindowACmix`, which shifts, pads and masks by itself."""
-
-    attn: ShiftedWindowACmix  # type: ignore[assignment]  # what this block is for
-
-    def set_input_size(
-        self, feat_size: tuple[int, int], window_size: tuple[int, int], always_partition: bool | None = None
-    ) -> None:
-        """As timm's: windows no larger than the map, and no shift where one window covers it."""
-        super().set_input_size(feat_size, window_size, always_partition)
-        self.attn.set_window_size(self.window_size, self.shift_size)
-
-    def _attn(self, x: Tensor) -> Tensor:
-        out: Tensor = self.attn(x)
-        return out
-
-
-class ConvSwinBlock(_FreeBlock):
-    """timm's block with a 3x3 convolution in place of attention and its projections (second row of paper Table 6)."""
-
-    conv: nn.Conv2d
-
-    def set_input_size(
-        self, feat_size: tuple[int, int], window_size: tuple[int, int], always_partition: bool | None = None
-    ) -> None:
-        """A convolution takes any size."""
-        self.input_resolution = feat_size
-
-    def _attn(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x.permute(0, 3, 1, 2))
-        return out.permute(0, 2, 3, 1)
 
 
 class SwinTransformer(TimmSwinTransformer):
@@ -94,16 +46,16 @@ class SwinTransformer(TimmSwinTransformer):
         **kwargs: Any,
     ) -> None:
         check_mixer(type(self).__name__, mixer, acmix)
-        # Images that are no multiple of the patch are padded, as maps are to windows.
-        kwargs.setdefault("embed_layer", partial(PatchEmbed, dynamic_img_pad=not strict_img_size))
-        kwargs |= {"strict_img_size": strict_img_size, "weight_init": "skip"}
+        kwargs = {"embed_layer": PaddedPatchEmbed, **kwargs, "strict_img_size": strict_img_size, "weight_init": "skip"}
         super().__init__(*args, **kwargs)
         made = {name: kwargs.get(name) for name in ("device", "dtype")}
-        for block in [module for module in self.modules() if isinstance(module, SwinTransformerBlock)]:
-            if mixer == "conv":
-                _convolve(block, made)
-            else:
-                _attend(block, {**made, **(acmix or {})})
+        for part in list(self.modules()):
+            if isinstance(part, PatchMerging):
+                part.__class__ = PaddedPatchMerging
+            elif isinstance(part, SwinTransformerBlock) and mixer == "conv":
+                convolve(part, made)
+            elif isinstance(part, SwinTransformerBlock):
+                attend(part, {**made, **(acmix or {})})
         if weight_init != "skip":
             self.weight_init_mode = weight_init
             self.init_weights(needs_reset=False)
@@ -111,34 +63,6 @@ class SwinTransformer(TimmSwinTransformer):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters without weight decay: position biases and rates."""
         return {*super().no_weight_decay(), *rate_names(self)}
-
-
-def _attend(block: SwinTransformerBlock, options: Mapping[str, Any]) -> None:
-    theirs = block.attn
-    layer = ShiftedWindowACmix(
-        block.dim,
-        theirs.num_heads,
-        block.window_size,
-        block.shift_size,
-        head_dim=theirs.qkv.out_features // (3 * theirs.num_heads),
-        qkv_bias=theirs.qkv.bias is not None,
-        attn_drop=theirs.attn_drop.p,
-        proj_drop=theirs.proj_drop.p,
-        **options,
-    )
-    _become(block, ACmixSwinBlock, attn=layer)
-
-
-def _convolve(block: SwinTransformerBlock, made: Mapping[str, Any]) -> None:
-    _become(block, ConvSwinBlock, conv=nn.Conv2d(block.dim, block.dim, 3, padding=1, **made))
-
-
-def _become(block: SwinTransformerBlock, kind: type[SwinTransformerBlock], **layer: nn.Module) -> None:
-    """Make a block another one once it is there: timm's stages name the class of their blocks themselves."""
-    del block.attn, block.attn_mask
-    for name, module in layer.items():
-        block.add_module(name, module)
-    block.__class__ = kind
 
 
 default_cfgs = generate_default_cfgs(
