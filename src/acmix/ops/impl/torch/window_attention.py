@@ -43,8 +43,10 @@ def window_attention(
     q, k, v = (parts.flatten(2, 3) if masked else parts.flatten(1, 2)).unbind(0)
     mask = bias.flatten(0, 1).unsqueeze(0) if masked else bias
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    out = out.reshape(batch, rows, columns, -1, height, width, out.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
-    return out.reshape(batch, rows * height, columns * width, -1)[:, : qkv.shape[1], : qkv.shape[2]].contiguous()
+    heads, channels = bias.shape[1], qkv.shape[3]
+    out = out.reshape(batch, rows, columns, heads, height, width, channels).permute(0, 1, 4, 2, 5, 3, 6)
+    out = out.reshape(batch, rows * height, columns * width, heads * channels)
+    return out[:, : qkv.shape[1], : qkv.shape[2]].contiguous()
 
 
 def window_attention_backward(
