@@ -40,6 +40,9 @@ COMMANDS = {
     "predict": Command("write a checkpoint's answer for each image as a table", "acmix.tasks.command", True),
     "analyze": Command("show what a trained network learned: alpha, beta, where it looks", "acmix.analysis.command"),
     "info": Command("list models, backends and what a model costs", "acmix.analysis.info_command"),
+    "import": Command(
+        "turn a checkpoint of the authors' code into weights of this library", "acmix.models.import_command"
+    ),
 }
 
 
