@@ -11,7 +11,7 @@ from acmix.ops.library import LIBRARY, or_empty, pull_back, register_decompositi
 
 __all__ = ["window_attention_op"]
 
-_INPUTS = "Tensor qkv, Tensor bias, Tensor? outside, int[] size, int[] shift"
+_INPUTS = "Tensor qkv, Tensor bias, Tensor? outside, int rows, int columns, int down, int right"
 LIBRARY.define(f"window_attention({_INPUTS}) -> Tensor")
 LIBRARY.define(f"window_attention_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
 _FORWARD = torch.ops.acmix.window_attention.default
@@ -20,8 +20,8 @@ _BACKWARD = torch.ops.acmix.window_attention_backward.default
 Gradients = tuple[Tensor | None, ...]
 
 
-def _windows(size: list[int], shift: list[int]) -> Windows:
-    return Windows((size[0], size[1]), (shift[0], shift[1]))
+def _windows(rows: int, columns: int, down: int, right: int) -> Windows:
+    return Windows((rows, columns), (down, right))
 
 
 def _forward(qkv: Tensor, bias: Tensor, outside: Tensor | None, *options: Any) -> Tensor:
@@ -42,7 +42,8 @@ def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _forward_gradient(ctx: Any, grad: Tensor) -> Gradients:
     saved = ctx.saved_tensors  # read once: checkpointing unpacks each tensor a single time
     grad_qkv, grad_bias, grad_outside = _BACKWARD(grad, *saved, *ctx.options)
-    return grad_qkv, grad_bias, None if saved[2] is None else grad_outside, None, None
+    no_others = (None,) * len(ctx.options)
+    return grad_qkv, grad_bias, None if saved[2] is None else grad_outside, *no_others
 
 
 def _backward(grad: Tensor, qkv: Tensor, bias: Tensor, outside: Tensor | None, *options: Any) -> tuple[Tensor, ...]:
@@ -70,7 +71,8 @@ def _backward_gradient(ctx: Any, *grads: Tensor) -> Gradients:
     def graph(grad: Tensor, qkv: Tensor, bias: Tensor, outside: Tensor | None) -> Gradients:
         return window_attention_backward(grad, qkv, bias, outside, windows)
 
-    return (*pull_back(graph, ctx.saved_tensors, grads), None, None)
+    no_others = (None,) * len(ctx.options)
+    return (*pull_back(graph, ctx.saved_tensors, grads), *no_others)
 
 
 def _forward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -81,20 +83,20 @@ def _backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) 
     return vmap_by_loop(_BACKWARD, info.batch_size, in_dims, arguments)
 
 
-def _flops(qkv_shape: Any, size: list[int]) -> int:
+def _flops(qkv_shape: Any, rows: int, columns: int) -> int:
     """Two products, of queries with keys and of weights with values, within whole windows."""
     batch, height, width, channels, pieces = qkv_shape
-    windows, area = -(-height // size[0]) * -(-width // size[1]), size[0] * size[1]
+    windows, area = -(-height // rows) * -(-width // columns), rows * columns
     return int(2 * 2 * batch * windows * area**2 * channels * pieces // 3)
 
 
 def _forward_flops(qkv_shape: Any, bias_shape: Any, outside_shape: Any, *options: Any, out_shape: Any) -> int:
-    return _flops(qkv_shape, options[0])
+    return _flops(qkv_shape, *options[:2])
 
 
 def _backward_flops(grad_shape: Any, qkv_shape: Any, *rest: Any, out_shape: Any) -> int:
     """Five products instead of two: the logits again, then the gradients of weights, values, queries and keys."""
-    return _flops(qkv_shape, rest[2]) * 5 // 2
+    return _flops(qkv_shape, *rest[2:4]) * 5 // 2
 
 
 register_kernel("window_attention", _forward)

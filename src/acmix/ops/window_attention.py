@@ -59,4 +59,4 @@ def window_attention(
     if dropout or wants_plain_functions():
         # The op computes its weights again for the gradient, and would draw others then.
         return graph(qkv, bias, outside, Windows(window, shift), dropout)
-    return window_attention_op(qkv, bias, outside, window, shift)
+    return window_attention_op(qkv, bias, outside, *window, *shift)
