@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
 .PHONY: help demo test test-all lint format figures readme-figure clean
@@ -13,9 +14,11 @@ help:
 	@echo "make lint      ruff, ruff format, mypy --strict"
 	@echo "make figures   draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
 
-$(STAMP): pyproject.toml constraints.txt
+# torch first: the native kernels are built with its headers, where there is a compiler.
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)

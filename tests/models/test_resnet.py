@@ -153,6 +153,9 @@ class TestAttentionResNet(_ACmixFamily):
 class TestConvolutionResNet(_ResNetSuite):
     name = "conv_resnet26"
 
+    def test_it_is_made_from_the_arguments_of_the_network_that_it_controls(self) -> None:
+        assert acmix_layers(self.make(acmix={"kernel_att": 3})) == []
+
     def test_there_is_no_acmix_layer(self) -> None:
         assert acmix_layers(self.make()) == []
 

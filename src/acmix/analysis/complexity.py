@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix.analysis.modes import evaluating
-from acmix.nn import ACmix
+from acmix.nn import TwoPaths
 
 __all__ = ["Complexity", "UnitComplexity", "count_complexity", "count_units"]
 
@@ -90,7 +90,7 @@ def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
 
     def descend(name: str, module: nn.Module) -> None:
-        if isinstance(module, ACmix) or next(module.parameters(recurse=False), None) is not None:
+        if isinstance(module, TwoPaths) or next(module.parameters(recurse=False), None) is not None:
             found.append((name, module))
             return
         for child_name, child in module.named_children():

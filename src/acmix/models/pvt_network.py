@@ -176,17 +176,20 @@ class PyramidVisionTransformer(nn.Module):
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         layout = torch.channels_last if channels_last else torch.contiguous_format
         intermediates = []
-        for index, stage in enumerate(self.stages):
+        for index, stage in enumerate(self._stages()):
             if index > last and stop_early:
                 break
             tokens, size = stage(x)
             final = index == len(self.stages) - 1
             normed = self.norm(tokens) if final else tokens
-            x = _map(tokens, size, stage.position.num_prefix_tokens)
+            x = _map(tokens, size, stage.num_prefix_tokens)
             if index in wanted:
-                feature = _map(normed, size, stage.position.num_prefix_tokens) if norm else x
+                feature = _map(normed, size, stage.num_prefix_tokens) if norm else x
                 intermediates.append(feature.contiguous(memory_format=layout))
         return intermediates if intermediates_only else (normed, intermediates)
+
+    def _stages(self) -> list[PVTStage]:
+        return [stage for stage in self.stages if isinstance(stage, PVTStage)]
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -206,9 +209,9 @@ class PyramidVisionTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C_in, H, W] -> tokens [B, 1 + h * w, C] of the last stage, normed, the class token first."""
-        for stage in self.stages:
+        for stage in self._stages():
             tokens, size = stage(x)
-            x = _map(tokens, size, stage.position.num_prefix_tokens)
+            x = _map(tokens, size, stage.num_prefix_tokens)
         out: Tensor = self.norm(tokens)
         return out
 
@@ -229,7 +232,8 @@ class PyramidVisionTransformer(nn.Module):
 
 def _map(tokens: Tensor, size: Size, prefix: int) -> Tensor:
     """[B, T + H * W, C] -> [B, C, H, W]."""
-    return tokens[:, prefix:].transpose(1, 2).unflatten(2, size)
+    patches: Tensor = tokens[:, prefix:].transpose(1, 2).unflatten(2, size)
+    return patches
 
 
 def _pool(pool: str) -> str:

@@ -128,11 +128,12 @@ class PVTBlock(Block):
         if mixer == "acmix":
             tokens = {"reduction": sr_ratio, "num_prefix_tokens": num_prefix_tokens}
             options: dict[str, Any] = {**tokens, **drops, **made, **(acmix or {})}
-            self.attn = SpatialReductionACmix(dim, num_heads, **options)
+            attention: nn.Module = SpatialReductionACmix(dim, num_heads, **options)
         elif mixer == "conv":
-            self.attn = ConvolutionMixer(dim, num_prefix_tokens, **made)
+            attention = ConvolutionMixer(dim, num_prefix_tokens, **made)
         else:
-            self.attn = SubSampleAttention(dim, num_heads, num_prefix_tokens, sr_ratio=sr_ratio, **drops, **made)
+            attention = SubSampleAttention(dim, num_heads, num_prefix_tokens, sr_ratio=sr_ratio, **drops, **made)
+        self.add_module("attn", attention)
 
 
 class PositionEmbedding(nn.Module):
@@ -172,10 +173,10 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, T + H * W, C]."""
-        size, x = patches.shape[1:3], patches.flatten(1, 2)
+        size, x = (patches.shape[1], patches.shape[2]), patches.flatten(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        if not is_tracing() and tuple(size) == self.grid:
+        if not is_tracing() and size == self.grid:
             return x + self.pos_embed
         return x + resize_positions(self.pos_embed, self.grid, size)
 
@@ -208,7 +209,7 @@ class PVTStage(nn.Module):
         dim = position.pos_embed.shape[2]
         embed = partial(PatchEmbed, None, norm_layer=nn.LayerNorm, output_fmt="NHWC", strict_img_size=False)
         self.patch_embed = embed(patch_size, in_chans, dim, device=device, dtype=dtype)
-        self.position = position
+        self.position, self.num_prefix_tokens = position, position.num_prefix_tokens
         self.pos_drop = nn.Dropout(pos_drop)
         self.blocks = nn.ModuleList(blocks)
         self.grad_checkpointing = False

@@ -60,6 +60,20 @@ class AttentionBottleneck(ACmixBottleneck):
     paths = "attention"
 
 
+class ConvolutionBottleneck(Bottleneck):
+    """timm's bottleneck, the control: with its convolution.
+
+    Args:
+        *args: as timm's `Bottleneck`.
+        acmix: not used. A configuration of an ACmix network makes its control by another name alone.
+        **kwargs: as timm's `Bottleneck`.
+    """
+
+    def __init__(self, *args: Any, acmix: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        del acmix
+        super().__init__(*args, **kwargs)
+
+
 class ResNet(TimmResNet):
     """timm's ResNet with a choice of stem.
 
@@ -105,7 +119,11 @@ class ResNet(TimmResNet):
         return rate_names(self)
 
 
-_BLOCKS: dict[str, type[nn.Module]] = {"acmix": ACmixBottleneck, "attn": AttentionBottleneck, "conv": Bottleneck}
+_BLOCKS: dict[str, type[nn.Module]] = {
+    "acmix": ACmixBottleneck,
+    "attn": AttentionBottleneck,
+    "conv": ConvolutionBottleneck,
+}
 
 default_cfgs = generate_default_cfgs(
     {

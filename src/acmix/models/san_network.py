@@ -1,6 +1,6 @@
 """The self-attention network SAN on timm's parts, with a choice of what mixes the pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class SAN(nn.Module):
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.stem = SANStem(in_chans, stem_chs, **made)
         self.feature_info, before = [], stem_chs
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(layers)))
+        rates: Iterator[Any] = iter(calculate_drop_path_rates(drop_path_rate, sum(layers)))
         for index, (width, kernel_size) in enumerate(zip(channels, kernels, strict=True)):
             blocks = [
                 SANBlock(
@@ -101,7 +101,8 @@ class SAN(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
-        return self.fc
+        classifier: nn.Module = self.fc
+        return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new last layer for so many classes, none for 0."""

@@ -14,11 +14,15 @@ from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_window
+from acmix.ops.tracing import is_tracing
 
 __all__ = ["ACmix"]
 
 # Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
 _WIDEST_USUAL_WINDOW = 31
+
+# Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_projections.py).
+_LARGE_MAP = 1024
 
 
 class _Projected(NamedTuple):
@@ -178,7 +182,7 @@ class ACmix(TwoPaths):
         if self.query.bias is not None:
             biases = [autocast(present(child.bias)).unflatten(0, (heads, width)) for child in children]
             bias = torch.stack(biases).permute(2, 0, 1).flatten()
-        qkv = F.conv2d(x, weight, bias)
+        qkv = pointwise(x, weight, bias)
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
         return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
 
@@ -216,6 +220,23 @@ class ACmix(TwoPaths):
         if self.position_step is not None:
             text += f", position_step={self.position_step}"
         return f"{text}, {self.path_repr()}"
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution: [B, C_in, H, W] and [C, C_in, 1, 1] -> [B, C, H, W]."""
+    if _as_product(x, bias):
+        images = x.flatten(2)
+        weights = weight.flatten(1).expand(len(x), -1, -1)
+        product: Tensor = torch.baddbmm(present(bias).unsqueeze(1), weights, images).unflatten(2, x.shape[2:])
+        return product
+    return F.conv2d(x, weight, bias)
+
+
+def _as_product(x: Tensor, bias: Tensor | None) -> bool:
+    """Whether a matrix product is the faster 1x1 convolution; torch's own takes six times as long on large maps."""
+    if bias is None or x.device.type != "cpu" or x.dtype != torch.float32 or is_tracing():
+        return False
+    return x.is_contiguous() and x.shape[2] * x.shape[3] >= _LARGE_MAP and len(x) > 0
 
 
 def _translate(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

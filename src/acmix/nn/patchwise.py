@@ -252,4 +252,5 @@ def project_all(x: Tensor, norm: nn.Module | None, convolutions: tuple[nn.Conv2d
     """Some 1x1 convolutions of x, or of `relu(norm(x))`, as one."""
     weight = torch.cat([autocast(conv.weight) for conv in convolutions])
     bias = torch.cat([autocast(present(conv.bias)) for conv in convolutions])
-    return project(x, norm, weight, bias).split([conv.out_channels for conv in convolutions], 1)
+    together: Tensor = project(x, norm, weight, bias)
+    return tuple(torch.split(together, [conv.out_channels for conv in convolutions], 1))

@@ -3,7 +3,7 @@
 import difflib
 from types import ModuleType
 
-from acmix.ops.impl import reference
+from acmix.ops.impl import cpu, reference
 from acmix.ops.impl import torch as portable
 from acmix.ops.problem import Problem
 
@@ -11,7 +11,7 @@ __all__ = ["BACKENDS", "backend_reasons", "choose_backend", "load_backend"]
 
 # In order of preference. Each has `why_not(problem) -> list[str]` and is light to import: what is heavy, a backend
 # loads when it runs. Imported here, not on first use: that may be inside a compiled function, which cannot import.
-_MODULES: dict[str, ModuleType] = {"torch": portable, "reference": reference}
+_MODULES: dict[str, ModuleType] = {"cpu": cpu, "torch": portable, "reference": reference}
 BACKENDS: tuple[str, ...] = tuple(_MODULES)
 
 

@@ -61,11 +61,11 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     Raises:
         UserError: timm has no optimizer of that name, or the optimizer does not take these arguments.
     """
-    known = [str(name) for name in timm.optim.list_optimizers()]  # type: ignore[attr-defined]  # no explicit export
+    known = [str(name) for name in timm.optim.list_optimizers()]
     if recipe.optimizer.lower() not in known:
         raise UserError(f"no optimizer {recipe.optimizer!r}; {nearest(recipe.optimizer, known)}")
     try:
-        optimizer: Optimizer = timm.optim.create_optimizer_v2(  # type: ignore[attr-defined]  # no explicit export
+        optimizer: Optimizer = timm.optim.create_optimizer_v2(
             network,
             opt=recipe.optimizer,
             lr=recipe.lr,

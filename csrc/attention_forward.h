@@ -1,0 +1,148 @@
+// Window attention, forward: a unit is some output rows of one head of one image.
+#pragma once
+#include "attention_tile.h"
+
+namespace acmix::ACMIX_ISA {
+
+constexpr int64_t kPackedBytes = 192 * 1024;  // of a unit's keys and values: they are to stay in the second cache
+
+// Output rows of a unit: as many as have their keys and values in the cache, in blocks of equal size. They depend on
+// the shape alone, and so do the results.
+inline int64_t forward_rows(const Attention& a) {
+  const int64_t row_bytes = 2 * a.width * (a.columns + (a.kernel - 1) * a.dilation) * 4;
+  const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / kGroup * kGroup;
+  const int64_t most = fitting < 8 ? 8 : fitting, blocks = (a.out_height + most - 1) / most;
+  return round_up((a.out_height + blocks - 1) / blocks, kGroup);
+}
+
+// Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.
+constexpr int64_t kChains = 4;
+
+template <class T>
+ACMIX_INLINE Vector<T> total(const Vector<T>* chains) {
+  return (chains[0] + chains[1]) + (chains[2] + chains[3]);
+}
+
+// exp(logits - their maximum) in place; returns the sum over the window.
+template <class T>
+ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
+  Vector<T> maxima[kChains], sums[kChains];
+  for (int64_t i = 0; i < kChains; ++i) {
+    maxima[i] = load(weights);
+    sums[i] = Vector<T>{};
+  }
+  int64_t o = 0;
+  for (; o + kChains <= count; o += kChains) {
+    ACMIX_UNROLL
+    for (int64_t i = 0; i < kChains; ++i) maxima[i] = larger(maxima[i], load(weights + (o + i) * line));
+  }
+  for (; o < count; ++o) maxima[0] = larger(maxima[0], load(weights + o * line));
+  const Vector<T> maximum = larger(larger(maxima[0], maxima[1]), larger(maxima[2], maxima[3]));
+  for (o = 0; o + kChains <= count; o += kChains) {
+    ACMIX_UNROLL
+    for (int64_t i = 0; i < kChains; ++i) {
+      const Vector<T> weight = exponential(load(weights + (o + i) * line) - maximum);
+      sums[i] += weight;
+      store(weights + (o + i) * line, weight);
+    }
+  }
+  for (; o < count; ++o) {
+    const Vector<T> weight = exponential(load(weights + o * line) - maximum);
+    sums[0] += weight;
+    store(weights + o * line, weight);
+  }
+  return total<T>(sums);
+}
+
+inline int64_t attention_forward_units(const Attention& a) {
+  const int64_t rows = forward_rows(a);
+  return a.batch * a.heads * ((a.out_height + rows - 1) / rows);
+}
+
+// Queries of output rows `row`.., [rows][D][line], times `factor`; what lies behind them stays zero.
+template <class T>
+inline void read_queries(const Attention& a, const View& view, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                         int64_t step, T factor, T* to, int64_t line) {
+  const int64_t* s = view.strides;
+  if (view.dtype == Dtype::float32 && step * s[4] == 1) {
+    const float* from = static_cast<const float*>(view.data) + batch * s[0] + head * s[1] + row * s[3];
+    for (int64_t d = 0; d < a.width; ++d) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* line_from = from + d * s[2] + r * s[3];
+        T* line_to = to + (r * a.width + d) * line;
+        for (int64_t c = 0; c < a.out_columns; ++c) line_to[c] = line_from[c] * factor;
+      }
+    }
+    return;
+  }
+  for (int64_t d = 0; d < a.width; ++d) {
+    for (int64_t r = 0; r < rows; ++r) {
+      T* row_to = to + (r * a.width + d) * line;
+      const int64_t offset = batch * s[0] + head * s[1] + d * s[2] + (row + r) * step * s[3];
+      read_row(view, offset, a.out_columns, step * s[4], row_to);
+      for (int64_t c = 0; c < a.out_columns; ++c) row_to[c] *= factor;
+    }
+  }
+}
+
+template <class T>
+inline void write_queries(const Attention& a, const View& view, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                          int64_t step, const T* from, int64_t line) {
+  const int64_t* s = view.strides;
+  if (view.dtype == Dtype::float32 && step * s[4] == 1) {
+    float* to = static_cast<float*>(view.data) + batch * s[0] + head * s[1] + row * s[3];
+    for (int64_t d = 0; d < a.width; ++d) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* line_from = from + (r * a.width + d) * line;
+        float* line_to = to + d * s[2] + r * s[3];
+        for (int64_t c = 0; c < a.out_columns; ++c) line_to[c] = line_from[c];
+      }
+    }
+    return;
+  }
+  for (int64_t d = 0; d < a.width; ++d) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t offset = batch * s[0] + head * s[1] + d * s[2] + (row + r) * step * s[3];
+      write_row(view, offset, a.out_columns, step * s[4], from + (r * a.width + d) * line);
+    }
+  }
+}
+
+template <int K, class T>
+void attention_forward(const Attention& a, int64_t first_unit, int64_t last_unit) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  const AttentionPlan plan(a, lanes);
+  const int64_t kernel = window<K>(a), taps = kernel * kernel;
+  const int64_t row_size = a.width * plan.row.entries(), query_size = a.width * plan.columns;
+  const int64_t unit_rows = forward_rows(a), most_rows = (unit_rows - 1) * a.stride + 2 * plan.reach + 1;
+  Scratch<T> scratch(2 * Scratch<T>::size_of(most_rows * row_size) + 2 * Scratch<T>::size_of(kGroup * query_size) +
+                     Scratch<T>::size_of(kGroup * taps * lanes));
+  T* const keys = scratch.take(most_rows * row_size);
+  T* const values = scratch.take(most_rows * row_size);
+  T* const queries = scratch.take(kGroup * query_size);
+  T* const result = scratch.take(kGroup * query_size);
+  T* const weights = scratch.take(kGroup * taps * lanes);
+  const int64_t blocks = (a.out_height + unit_rows - 1) / unit_rows;
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
+    const int64_t top = unit % blocks * unit_rows, bottom = least(top + unit_rows, a.out_height);
+    const int64_t key_rows = (bottom - top - 1) * a.stride + 2 * plan.reach + 1;
+    plan.pack(a.k, batch, head, top * a.stride, key_rows, true, keys);
+    plan.pack(a.v, batch, head, top * a.stride, key_rows, false, values);
+    for (int64_t y = top, rows; y < bottom; y += rows) {
+      rows = plan.group(bottom - y);
+      read_queries(a, a.q, batch, head, y, rows, a.stride, static_cast<T>(a.scale), queries, plan.columns);
+      const int64_t from = (y - top) * a.stride * row_size;
+      for (int64_t x = 0; x < plan.columns; x += lanes) {
+        const Tile<T> tile{queries + x, query_size, plan.columns, weights, taps * lanes, lanes};
+        Vector<T> factors[kGroup];
+        score_tile<K>(plan, tile, keys + from + x, row_size, rows);
+        for (int64_t r = 0; r < rows; ++r) factors[r] = T(1) / exponentials(weights + r * taps * lanes, taps, lanes);
+        gather_tile<K>(plan, tile, values + from + x, row_size, rows, factors, result + x, query_size, plan.columns);
+      }
+      write_queries(a, a.out, batch, head, y, rows, 1, result, plan.columns);
+    }
+  }
+}
+
+}  // namespace acmix::ACMIX_ISA

@@ -1,0 +1,212 @@
+// The two products of window attention on a tile: one vector of neighbouring queries in one row, or in two rows that
+// share the key rows they read.
+#pragma once
+#include "packed_row.h"
+
+namespace acmix::ACMIX_ISA {
+
+constexpr int64_t kGroup = 2;    // query rows that share key rows
+
+// K at compile time for the usual windows without stride and dilation, where the keys of neighbouring offsets are
+// neighbours themselves; 0 for all others, whose numbers are known at run time.
+template <int K>
+ACMIX_INLINE int64_t window(const Attention& a) {
+  return K ? K : a.kernel;
+}
+
+struct AttentionPlan {
+  const Attention& call;
+  int64_t reach, columns;  // the window's reach in pixels; query columns, a multiple of the lanes
+  PackedRow row;
+  Scratch<int64_t> memory;
+  int64_t* offsets;  // where the keys of each column of the window begin in a packed row
+  int64_t* rows;     // the map's rows behind the padded rows that are being packed
+
+  AttentionPlan(const Attention& a, int64_t lanes)
+      : call(a), reach((a.kernel - 1) / 2 * a.dilation), columns(round_up(a.out_columns, lanes)),
+        row(a.columns, reach, columns, a.stride, Border::reflected),
+        memory(Scratch<int64_t>::size_of(a.kernel) + Scratch<int64_t>::size_of(a.out_height * a.stride + 2 * reach + 1)) {
+    offsets = memory.take(a.kernel);
+    rows = memory.take(a.out_height * a.stride + 2 * reach + 1);
+    for (int64_t dx = 0; dx < a.kernel; ++dx) offsets[dx] = row.place(dx * a.dilation);
+  }
+
+  int64_t group(int64_t rows_left) const {
+    return call.stride == 1 && call.dilation == 1 && rows_left >= kGroup ? kGroup : 1;
+  }
+
+  template <int K>
+  int64_t offset(int64_t dx) const {
+    return K ? dx : offsets[dx];
+  }
+
+  // Keys or values of `count` padded rows: [rows][D][entries]; where there is a position code, less that. Channel by
+  // channel: rows of one channel follow each other in memory.
+  template <class T>
+  void pack(const View& view, int64_t batch, int64_t head, int64_t first, int64_t count, bool less_position, T* to) const {
+    const int64_t *s = view.strides, *p = call.position.strides, entries = row.entries();
+    const bool subtract = less_position && call.position.data != nullptr;
+    if (row.is_plain(view) && (!subtract || row.is_plain(call.position))) {
+      const float* from = static_cast<const float*>(view.data) + batch * s[0] + head * s[1];
+      const float* less = static_cast<const float*>(call.position.data);
+      for (int64_t i = 0; i < count; ++i) rows[i] = reflect(first + i - reach, call.height);
+      for (int64_t d = 0; d < call.width; ++d) {
+        for (int64_t i = 0; i < count; ++i) {
+          const float* minus = subtract ? less + d * p[2] + rows[i] * p[3] : nullptr;
+          row.read_plain(from + d * s[2] + rows[i] * s[3], minus, to + (i * call.width + d) * entries);
+        }
+      }
+      return;
+    }
+    for (int64_t d = 0; d < call.width; ++d) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t at = reflect(first + i - reach, call.height);
+        T* line = to + (i * call.width + d) * entries;
+        row.read(view, batch * s[0] + head * s[1] + d * s[2] + at * s[3], s[4], line);
+        if (subtract) row.subtract(call.position, d * p[2] + at * p[3], p[4], line);
+        row.complete(line);
+      }
+    }
+  }
+};
+
+// One tile's operands. `left` is multiplied with the packed rows `right` into `weights`; sums over the window of
+// weights times packed rows go to whatever `gather` is given.
+template <class T>
+struct Tile {
+  const T* left;  // [rows][D], at the tile's first column
+  int64_t left_row, left_channel;
+  T* weights;  // [rows][K * K]
+  int64_t weights_row, line;
+};
+
+// Products of rows R0..R1 of a group with NX neighbouring offsets in one key row.
+template <int K, int R0, int R1, int NX, class T>
+ACMIX_INLINE void score(const AttentionPlan& plan, const Tile<T>& t, const T* keys, int64_t dx, T* const* out) {
+  const int64_t channel = plan.row.entries(), width = plan.call.width;
+  Vector<T> sums[R1 - R0][NX];
+  ACMIX_UNROLL
+  for (int r = 0; r < R1 - R0; ++r) {
+    ACMIX_UNROLL
+    for (int x = 0; x < NX; ++x) sums[r][x] = Vector<T>{};
+  }
+  int64_t offsets[NX];
+  for (int x = 0; x < NX; ++x) offsets[x] = plan.offset<K>(dx + x);
+  const T* query = t.left;
+  for (int64_t d = 0; d < width; ++d, keys += channel, query += t.left_channel) {
+    Vector<T> queries[R1 - R0];
+    ACMIX_UNROLL
+    for (int r = R0; r < R1; ++r) queries[r - R0] = load(query + r * t.left_row);
+    ACMIX_UNROLL
+    for (int x = 0; x < NX; ++x) {
+      const Vector<T> key = load(keys + offsets[x]);
+      ACMIX_UNROLL
+      for (int r = 0; r < R1 - R0; ++r) sums[r][x] += queries[r] * key;
+    }
+  }
+  ACMIX_UNROLL
+  for (int r = R0; r < R1; ++r) {
+    ACMIX_UNROLL
+    for (int x = 0; x < NX; ++x) store(out[r] + x * t.line, sums[r - R0][x]);
+  }
+}
+
+// Row `dy` of the window of the group's first query row against rows R0..R1 of the group.
+template <int K, int R0, int R1, class T>
+ACMIX_INLINE void score_row(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row, int64_t dy) {
+  const int64_t kernel = window<K>(plan.call);
+  const T* row = right + dy * plan.call.dilation * right_row;
+  T* out[kGroup];
+  for (int r = R0; r < R1; ++r) out[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line;
+  if constexpr (K != 0) {
+    score<K, R0, R1, K>(plan, t, row, 0, out);
+  } else {
+    int64_t dx = 0;
+    const int64_t step = 3 * t.line;
+    for (; dx + 3 <= kernel; dx += 3, out[R0] += step, out[R1 - 1] += R1 - R0 > 1 ? step : 0) {
+      score<K, R0, R1, 3>(plan, t, row, dx, out);
+    }
+    for (; dx < kernel; ++dx, out[R0] += t.line, out[R1 - 1] += R1 - R0 > 1 ? t.line : 0) {
+      score<K, R0, R1, 1>(plan, t, row, dx, out);
+    }
+  }
+}
+
+// Products of every query of the tile with its window.
+template <int K, class T>
+ACMIX_APART void score_tile(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row, int64_t rows) {
+  const int64_t kernel = window<K>(plan.call);
+  if (rows == 1) {
+    for (int64_t dy = 0; dy < kernel; ++dy) score_row<K, 0, 1>(plan, t, right, right_row, dy);
+    return;
+  }
+  score_row<K, 0, 1>(plan, t, right, right_row, 0);
+  for (int64_t dy = 1; dy < kernel; ++dy) score_row<K, 0, 2>(plan, t, right, right_row, dy);
+  score_row<K, 1, 2>(plan, t, right, right_row, kernel);
+}
+
+template <int K, int R0, int R1, int ND, int ROWS, class T>
+ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t dy,
+                             Vector<T> (&sums)[ROWS][ND]) {
+  const int64_t kernel = window<K>(plan.call), channel = plan.row.entries();
+  const T* rows[R1];
+  ACMIX_UNROLL
+  for (int r = R0; r < R1; ++r) rows[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line;
+  for (int64_t dx = 0; dx < kernel; ++dx) {
+    Vector<T> weights[R1];
+    ACMIX_UNROLL
+    for (int r = R0; r < R1; ++r) weights[r] = load(rows[r] + dx * t.line);
+    const T* from = right + plan.offset<K>(dx);
+    ACMIX_UNROLL
+    for (int i = 0; i < ND; ++i, from += channel) {
+      const Vector<T> value = load(from);
+      ACMIX_UNROLL
+      for (int r = R0; r < R1; ++r) sums[r][i] += weights[r] * value;
+    }
+  }
+}
+
+// ND channels of the window's weighted sums, times `factors` of each row.
+template <int K, int ROWS, int ND, class T>
+ACMIX_APART void gather_channels(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row,
+                                  const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
+  const int64_t kernel = window<K>(plan.call), step = plan.call.dilation * right_row;
+  Vector<T> sums[ROWS][ND];
+  ACMIX_UNROLL
+  for (int r = 0; r < ROWS; ++r) {
+    ACMIX_UNROLL
+    for (int i = 0; i < ND; ++i) sums[r][i] = Vector<T>{};
+  }
+  if constexpr (ROWS == 1) {
+    for (int64_t dy = 0; dy < kernel; ++dy) gather_row<K, 0, 1, ND>(plan, t, right + dy * step, dy, sums);
+  } else {
+    gather_row<K, 0, 1, ND>(plan, t, right, 0, sums);
+    for (int64_t dy = 1; dy < kernel; ++dy) gather_row<K, 0, 2, ND>(plan, t, right + dy * step, dy, sums);
+    gather_row<K, 1, 2, ND>(plan, t, right + kernel * step, kernel, sums);
+  }
+  ACMIX_UNROLL
+  for (int r = 0; r < ROWS; ++r) {
+    ACMIX_UNROLL
+    for (int i = 0; i < ND; ++i) store(out + r * out_row + i * out_channel, sums[r][i] * factors[r]);
+  }
+}
+
+// Sums over the window of weights times packed rows, for all channels: out [rows][D].
+template <int K, class T>
+ACMIX_APART void gather_tile(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row, int64_t rows,
+                              const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
+  const int64_t width = plan.call.width, channel = plan.row.entries();
+  const auto at = [&](int64_t d) { return right + d * channel; };
+  const auto to = [&](int64_t d) { return out + d * out_channel; };
+  int64_t d = 0;
+  if (rows == kGroup) {
+    for (; d + 6 <= width; d += 6) gather_channels<K, 2, 6>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
+    for (; d + 4 <= width; d += 4) gather_channels<K, 2, 4>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
+    for (; d < width; ++d) gather_channels<K, 2, 1>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
+    return;
+  }
+  for (; d + 8 <= width; d += 8) gather_channels<K, 1, 8>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
+  for (; d < width; ++d) gather_channels<K, 1, 1>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
+}
+
+}  // namespace acmix::ACMIX_ISA

@@ -1,0 +1,59 @@
+#include "instruction_sets.h"
+
+#include <atomic>
+#include <cstring>
+
+namespace acmix {
+
+namespace portable {
+extern const Kernels kernels;
+}
+#ifdef ACMIX_X86
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+namespace {
+std::atomic<const Kernels*> chosen{nullptr};
+}
+
+int available(const Kernels** sets) {
+  int count = 0;
+#ifdef ACMIX_X86
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) sets[count++] = &avx512::kernels;
+  if (has_avx2) sets[count++] = &avx2::kernels;
+#endif
+  sets[count++] = &portable::kernels;
+  return count;
+}
+
+const Kernels& kernels() {
+  if (const Kernels* set = chosen.load(std::memory_order_relaxed)) return *set;
+  const Kernels* sets[kMostSets];
+  available(sets);
+  return *sets[0];
+}
+
+bool choose(const char* name) {
+  if (std::strcmp(name, "auto") == 0) {
+    chosen.store(nullptr, std::memory_order_relaxed);
+    return true;
+  }
+  const Kernels* sets[kMostSets];
+  const int count = available(sets);
+  for (int i = 0; i < count; ++i) {
+    if (std::strcmp(sets[i]->name, name) == 0) {
+      chosen.store(sets[i], std::memory_order_relaxed);
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace acmix

@@ -1,0 +1,66 @@
+// Compiled once for each instruction set: ACMIX_ISA names it, ACMIX_VECTOR_BYTES is the width of its vectors.
+#include "problem.h"
+#include "attention_backward.h"
+#include "attention_forward.h"
+#include "group_convolution.h"
+#include "group_gradients.h"
+
+namespace acmix::ACMIX_ISA {
+namespace {
+
+int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : 0; }
+
+template <class T>
+void forward_of(const Attention& a, int64_t first, int64_t last) {
+  switch (usual(a)) {
+    case 3: return attention_forward<3, T>(a, first, last);
+    case 5: return attention_forward<5, T>(a, first, last);
+    case 7: return attention_forward<7, T>(a, first, last);
+    default: return attention_forward<0, T>(a, first, last);
+  }
+}
+
+template <class T>
+void backward_of(const Attention& a, int64_t first, int64_t last) {
+  switch (usual(a)) {
+    case 3: return attention_backward<3, T>(a, first, last);
+    case 5: return attention_backward<5, T>(a, first, last);
+    case 7: return attention_backward<7, T>(a, first, last);
+    default: return attention_backward<0, T>(a, first, last);
+  }
+}
+
+// float64 alone computes in float64.
+void forward_entry(const Attention& a, int64_t first, int64_t last) {
+  a.q.dtype == Dtype::float64 ? attention_forward<0, double>(a, first, last) : forward_of<float>(a, first, last);
+}
+
+void backward_entry(const Attention& a, int64_t first, int64_t last) {
+  a.q.dtype == Dtype::float64 ? attention_backward<0, double>(a, first, last) : backward_of<float>(a, first, last);
+}
+
+void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
+  c.x.dtype == Dtype::float64 ? convolution_forward<double>(c, first, last) : convolution_forward<float>(c, first, last);
+}
+
+void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
+  c.x.dtype == Dtype::float64 ? convolution_backward<double>(c, first, last) : convolution_backward<float>(c, first, last);
+}
+
+#define ACMIX_TEXT_OF(x) #x
+#define ACMIX_TEXT(x) ACMIX_TEXT_OF(x)
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
+                      attention_forward_units,
+                      forward_entry,
+                      attention_backward_units,
+                      backward_entry,
+                      convolution_forward_units,
+                      convolution_forward_entry,
+                      convolution_backward_units,
+                      convolution_backward_entry};
+
+}  // namespace acmix::ACMIX_ISA

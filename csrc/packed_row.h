@@ -1,0 +1,121 @@
+// How a row of a map lies in scratch memory, its borders included.
+#pragma once
+#include "rows.h"
+
+namespace acmix::ACMIX_ISA {
+
+enum class Border { reflected, zero };
+
+// A row of `size` columns and `reach` more on each side, for `queries` output columns at `stride`. The keys that one
+// offset of the window shows to neighbouring queries lie side by side: at a stride of s, in s phases.
+class PackedRow {
+ public:
+  PackedRow(int64_t size, int64_t reach, int64_t queries, int64_t stride, Border border)
+      : size_(size), reach_(reach), stride_(stride), phase_(((queries - 1) * stride + 2 * reach + stride) / stride),
+        own_(0), borders_(0), zero_(border == Border::zero), memory_(2 * Scratch<int64_t>::size_of(phase_ * stride)) {
+    columns_ = memory_.take(entries());
+    border_ = memory_.take(entries());
+    for (int64_t c = 0; c < entries(); ++c) {
+      const int64_t column = c - reach;
+      const bool inside = column >= 0 && column < size;
+      // What lies beyond the right border's reflection belongs to no query; any column will do there.
+      columns_[place(c)] = border == Border::zero && !inside ? -1 : reflect(least(column, size - 1 + reach), size);
+      if (inside) ++own_;
+      else border_[borders_++] = place(c);
+    }
+  }
+
+  int64_t entries() const { return phase_ * stride_; }
+  // Where padded column `column` lies; for an offset of the window, where the keys of all queries begin.
+  int64_t place(int64_t column) const { return column % stride_ * phase_ + column / stride_; }
+  // The map's column that an entry shows, or -1 for a zero.
+  int64_t column(int64_t entry) const { return columns_[entry]; }
+
+  // The map's own columns; the border is still to be completed.
+  template <class T>
+  void read(const View& view, int64_t offset, int64_t step, T* to) const {
+    if (stride_ == 1) {
+      read_row(view, offset, own_, step, to + reach_);
+      return;
+    }
+    for (int64_t phase = 0; phase < stride_; ++phase) {
+      const int64_t first = first_of(phase);
+      read_row(view, offset + first * step, own_of(first), stride_ * step, to + place(reach_ + first));
+    }
+  }
+
+  // Whether rows of this tensor take the short way below.
+  bool is_plain(const View& view) const {
+    return stride_ == 1 && view.dtype == Dtype::float32 && view.strides[4] == 1 && (zero_ || size_ > reach_);
+  }
+
+  // A plain row, complete: the map's own columns and, where the border reflects, one reflection on each side. What else
+  // there is keeps the zeros of new scratch memory.
+  template <class T>
+  ACMIX_INLINE void read_plain(const float* from, const float* less, T* to) const {
+    T* own = to + reach_;
+    if (less == nullptr) {
+      for (int64_t c = 0; c < size_; ++c) own[c] = from[c];
+    } else {
+      for (int64_t c = 0; c < size_; ++c) own[c] = from[c] - less[c];
+    }
+    if (zero_) return;
+    for (int64_t c = 1; c <= reach_; ++c) {
+      own[-c] = own[c];
+      own[size_ - 1 + c] = own[size_ - 1 - c];
+    }
+  }
+
+  // Less another tensor's columns, those that were read.
+  template <class T>
+  void subtract(const View& view, int64_t offset, int64_t step, T* to) const {
+    if (stride_ == 1) {
+      subtract_row(view, offset, own_, step, to + reach_);
+      return;
+    }
+    for (int64_t phase = 0; phase < stride_; ++phase) {
+      const int64_t first = first_of(phase);
+      subtract_row(view, offset + first * step, own_of(first), stride_ * step, to + place(reach_ + first));
+    }
+  }
+
+  // Copies or zeros beyond the borders, from the columns that stand there already.
+  template <class T>
+  void complete(T* to) const {
+    for (int64_t i = 0; i < borders_; ++i) {
+      const int64_t entry = border_[i], column = columns_[entry];
+      to[entry] = column < 0 ? T(0) : to[place(reach_ + column)];
+    }
+  }
+
+  // Ones where the map is, zeros beyond.
+  template <class T>
+  void ones(T* to) const {
+    for (int64_t c = 0; c < entries(); ++c) to[c] = columns_[c] < 0 ? T(0) : T(1);
+  }
+
+  // Add the entries where their columns stand: what padding copied comes back to its source.
+  template <class T>
+  void add_back(const T* from, T* to) const {
+    if (stride_ == 1) {
+      for (int64_t c = 0; c < own_; ++c) to[c] += from[reach_ + c];
+    } else {
+      for (int64_t c = 0; c < own_; ++c) to[c] += from[place(reach_ + c)];
+    }
+    for (int64_t i = 0; i < borders_; ++i) {
+      if (columns_[border_[i]] >= 0) to[columns_[border_[i]]] += from[border_[i]];
+    }
+  }
+
+ private:
+  // The first column of the map in a phase of padded columns, and how many follow it there.
+  int64_t first_of(int64_t phase) const { return ((phase - reach_) % stride_ + stride_) % stride_; }
+  int64_t own_of(int64_t first) const { return first < own_ ? (own_ - first + stride_ - 1) / stride_ : 0; }
+
+  int64_t size_, reach_, stride_, phase_, own_, borders_;
+  bool zero_;
+  Scratch<int64_t> memory_;
+  int64_t *columns_, *border_;
+};
+
+}  // namespace acmix::ACMIX_ISA

@@ -1,0 +1,127 @@
+// Vectors of one instruction set, by the compiler's vector extension: the same source serves SSE2, AVX2, AVX-512 and
+// NEON. Everything lies in a namespace of its own for each, and nothing of the standard library is instantiated: the
+// linker would merge such functions, and an old processor could meet instructions of a newer one.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#ifndef ACMIX_ISA
+#define ACMIX_ISA portable
+#endif
+#ifndef ACMIX_VECTOR_BYTES
+#define ACMIX_VECTOR_BYTES 16
+#endif
+#define ACMIX_INLINE inline __attribute__((always_inline))
+// Inner loops that are long enough for a call: once in the library, however often they are used.
+#define ACMIX_APART __attribute__((noinline))
+#if defined(__clang__)
+#define ACMIX_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define ACMIX_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace acmix::ACMIX_ISA {
+
+template <class T>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  typedef float Vector __attribute__((vector_size(ACMIX_VECTOR_BYTES)));
+  typedef float Loose __attribute__((vector_size(ACMIX_VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t Integer __attribute__((vector_size(ACMIX_VECTOR_BYTES)));
+  static constexpr int64_t count = ACMIX_VECTOR_BYTES / 4;
+};
+
+template <>
+struct Lanes<double> {
+  typedef double Vector __attribute__((vector_size(ACMIX_VECTOR_BYTES)));
+  typedef double Loose __attribute__((vector_size(ACMIX_VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t Integer __attribute__((vector_size(ACMIX_VECTOR_BYTES)));
+  static constexpr int64_t count = ACMIX_VECTOR_BYTES / 8;
+};
+
+template <class T>
+using Vector = typename Lanes<T>::Vector;
+
+template <class T>
+ACMIX_INLINE Vector<T> load(const T* from) {
+  return *reinterpret_cast<const typename Lanes<T>::Loose*>(from);
+}
+
+template <class T>
+ACMIX_INLINE void store(T* to, Vector<T> value) {
+  *reinterpret_cast<typename Lanes<T>::Loose*>(to) = value;
+}
+
+template <class T>
+ACMIX_INLINE Vector<T> splat(T value) {
+  return value - Vector<T>{};
+}
+
+// NaN in either stays NaN in the logits: it reaches the exponential from the second operand or from the first.
+template <class V>
+ACMIX_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+ACMIX_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// e^x for x <= 0 to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
+ACMIX_INLINE Vector<float> exponential(Vector<float> x) {
+  using V = Vector<float>;
+  using I = Lanes<float>::Integer;
+  // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
+  const float rounder = 12582912.0f;
+  x = x < -87.0f ? splat(-87.0f) : x;
+  const V shifted = x * 1.44269504088896341f + rounder;
+  const I n = reinterpret_cast<I>(shifted) - reinterpret_cast<I>(splat(rounder));
+  const V whole = shifted - rounder;
+  const V r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts: the first product is exact
+  V p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return p * reinterpret_cast<V>((n + 127) << 23);
+}
+
+// float64 is for checks, not for speed.
+ACMIX_INLINE Vector<double> exponential(Vector<double> x) {
+  for (int64_t lane = 0; lane < Lanes<double>::count; ++lane) x[lane] = ::exp(x[lane]);
+  return x;
+}
+
+// Scratch memory, zeroed and aligned to cache lines.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t size) : size_(size + 2 * 64), memory_(static_cast<T*>(::calloc(size_, sizeof(T)))) {
+    if (memory_ == nullptr) ::abort();
+    next_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_) + 63) / 64 * 64);
+  }
+  ~Scratch() { ::free(memory_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // The next `size` entries. Vectors may be read a little past their end; `padding` is what that needs.
+  T* take(int64_t size) {
+    T* taken = next_;
+    next_ += size_of(size);
+    return taken;
+  }
+  static int64_t size_of(int64_t size) { return round_up(size + padding, 16); }
+  static constexpr int64_t padding = 16;
+
+ private:
+  int64_t size_;
+  T* memory_;
+  T* next_;
+};
+
+}  // namespace acmix::ACMIX_ISA

@@ -1,0 +1,93 @@
+"""The convolution path on the native kernels: FC and shifts composed to one group convolution, or one after the other.
+
+Where the FC has a bias, the composed form gives it to one more piece, of ones: zero padding then cuts it at the border.
+"""
+
+import torch
+from torch import Tensor
+
+from acmix.ops.layout import compute_dtype, empty_pieces, empty_pieces_output
+
+__all__ = ["convolution_path", "convolution_path_backward"]
+
+Weights = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _widened(weights: Weights) -> Weights:
+    """In the dtype that the kernels compute in: products of weights are not rounded on the way."""
+    fc_weight, shift_weight, fc_bias = weights
+    dtype = compute_dtype(fc_weight.dtype)
+    return fc_weight.to(dtype), shift_weight.to(dtype), None if fc_bias is None else fc_bias.to(dtype)
+
+
+def _with_bias(fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
+    """[k * k, P] and [k * k] -> [k * k, P + 1]: the FC of the pieces and the ones."""
+    return fc_weight if fc_bias is None else torch.cat([fc_weight, fc_bias.unsqueeze(1)], 1)
+
+
+def _compose(fc: Tensor, shift_weight: Tensor) -> Tensor:
+    """[k * k, P] and [C, k * k, k, k] -> [C, P, k, k]."""
+    taps = torch.matmul(fc.mT, shift_weight.flatten(2))
+    composed: Tensor = taps.unflatten(2, shift_weight.shape[2:]).contiguous()
+    return composed
+
+
+def _maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
+    """The FC: [B, D, P, H, W] -> [B, D, k * k, H, W]."""
+    mixed = torch.matmul(fc_weight.to(pieces.dtype), pieces.flatten(3))
+    if fc_bias is not None:
+        mixed = mixed + fc_bias.to(pieces.dtype).unsqueeze(1)
+    maps: Tensor = mixed.unflatten(3, pieces.shape[3:])
+    return maps
+
+
+def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
+    """[B, D, P, H, W] -> [B, D * N, H', W'], channel d * N + n."""
+    fc_weight, shift_weight, fc_bias = _widened(weights)
+    out = empty_pieces_output(pieces, shift_weight.shape[0], stride)
+    rows = out.unflatten(1, (pieces.shape[1], -1))
+    if form == "composed":
+        kernels, ones = _compose(_with_bias(fc_weight, fc_bias), shift_weight), fc_bias is not None
+        torch.ops.acmix_cpu.convolution_forward(pieces, kernels, rows, stride, dilation, ones)
+    else:
+        maps = _maps(pieces, fc_weight, fc_bias)
+        torch.ops.acmix_cpu.convolution_forward(maps, shift_weight.contiguous(), rows, stride, dilation, False)
+    return out
+
+
+def convolution_path_backward(
+    grad: Tensor, pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of the pieces and of the three weights; what the forward pass did not keep is computed again."""
+    fc_weight, shift_weight, fc_bias = _widened(weights)
+    rows = grad.unflatten(1, (pieces.shape[1], -1))
+    if form == "composed":
+        fc = _with_bias(fc_weight, fc_bias)
+        kernels, grad_pieces = _compose(fc, shift_weight), empty_pieces(pieces)
+        grad_kernels = torch.empty_like(kernels)
+        ones = fc_bias is not None
+        torch.ops.acmix_cpu.convolution_backward(
+            rows, pieces, kernels, grad_pieces, grad_kernels, stride, dilation, ones
+        )
+        taps = grad_kernels.flatten(2)
+        grad_fc = torch.einsum("cit,cjt->ij", shift_weight.flatten(2), taps)
+        grad_shift = torch.matmul(fc, taps).unflatten(2, shift_weight.shape[2:])
+        grad_bias = grad_fc[:, -1] if ones else None
+        grad_fc = grad_fc[:, : fc_weight.shape[1]]
+    else:
+        maps = _maps(pieces, fc_weight, fc_bias)
+        grad_maps, grad_shift = torch.empty_like(maps), torch.empty_like(shift_weight.contiguous())
+        torch.ops.acmix_cpu.convolution_backward(
+            rows, maps, shift_weight.contiguous(), grad_maps, grad_shift, stride, dilation, False
+        )
+        flat = grad_maps.flatten(3)
+        grad_pieces = torch.matmul(fc_weight.to(flat.dtype).mT, flat).unflatten(3, pieces.shape[3:])
+        grad_fc = torch.matmul(flat, pieces.flatten(3).mT).sum((0, 1))
+        grad_bias = None if fc_bias is None else flat.sum((0, 1, 3))
+    original, shift_dtype = weights[0].dtype, weights[1].dtype
+    return (
+        grad_pieces,
+        grad_fc.to(original),
+        grad_shift.to(shift_dtype),
+        None if grad_bias is None else grad_bias.to(original),
+    )

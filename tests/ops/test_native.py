@@ -1,0 +1,121 @@
+"""The native CPU backend beside its values: threads, instruction sets, what it says where it is missing."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from acmix import ACmix
+from acmix.functional import convolution_path, local_attention
+from acmix.ops.dispatch import backend_reasons, choose_backend
+from acmix.ops.impl import cpu
+from acmix.ops.problem import Problem
+from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
+
+pytestmark = native
+
+
+def answers(seed: int = 0, stride: int = 1) -> list[Tensor]:
+    """Outputs and gradients of both ops at a size with remainders everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(3, 4, 5, 19, 23, generator=generator).requires_grad_() for _ in range(3))
+    pieces = torch.randn(3, 5, 12, 19, 23, generator=generator).requires_grad_()
+    fc, shift = (torch.randn(shape, generator=generator).requires_grad_() for shape in [(9, 12), (20, 9, 3, 3)])
+    out = local_attention(q, k, v, 7, stride=stride, impl="cpu")
+    path = convolution_path(pieces, fc, shift, stride=stride, impl="cpu")
+    total = out.square().sum() + path.square().sum()
+    return [out, path, *torch.autograd.grad(total, (q, k, v, pieces, fc, shift))]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_any_number_of_threads_gives_the_same_bits(instructions: str, stride: int) -> None:
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with using(FastBackend("cpu", instructions)):
+                runs.append(answers(stride=stride))
+    finally:
+        torch.set_num_threads(before)
+    names = ("out", "path", "q", "k", "v", "pieces", "fc", "shift")
+    for other in runs[1:]:
+        # The FC's gradients go through torch's own products of small matrices.
+        differ = [name for name, a, b in zip(names[:6], runs[0], other, strict=False) if not torch.equal(a, b)]
+        assert differ == []
+
+
+def test_auto_takes_it_on_a_cpu() -> None:
+    assert choose_backend(Problem("local_attention", "cpu", torch.float32, 7, 16), "auto") == "cpu"
+    assert choose_backend(Problem("convolution_path", "cpu", torch.bfloat16, 3, 16), "auto") == "cpu"
+
+
+def test_it_says_why_it_cannot_run_elsewhere() -> None:
+    reasons = backend_reasons(Problem("local_attention", "cuda", torch.float8_e5m2, 7, 16))["cpu"]
+    assert reasons == ["the tensors are on cuda", "it knows no torch.float8_e5m2"]
+    with pytest.raises(RuntimeError, match=r"impl='cpu' cannot run .*it has no neighbourhood_aggregate"):
+        choose_backend(Problem("neighbourhood_aggregate", "cpu", torch.float32, 7, 16), "cpu")
+
+
+def test_every_processor_has_the_portable_kernels() -> None:
+    assert cpu.instruction_sets()[-1] == "portable"
+
+
+def test_an_instruction_set_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'sse9', expected 'auto' or one of \(.*'portable'"):
+        cpu.use_instruction_set("sse9")
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_the_environment_chooses_the_instruction_set(name: str, run_python: Any) -> None:
+    run_python(
+        f"""
+        import os
+        os.environ["ACMIX_CPU_INSTRUCTIONS"] = {name!r}
+        import torch, acmix
+        acmix.ACmix(8, 8, impl="cpu")(torch.zeros(1, 8, 5, 5))
+        """
+    )
+
+
+def test_a_wrong_name_in_the_environment_is_told_and_the_others_serve(run_python: Any) -> None:
+    run_python(
+        """
+        import os
+        os.environ["ACMIX_CPU_INSTRUCTIONS"] = "sse9"
+        import torch, acmix
+        x = torch.zeros(1, 8, 5, 5)
+        acmix.ACmix(8, 8)(x)
+        try:
+            acmix.ACmix(8, 8, impl="cpu")(x)
+        except RuntimeError as error:
+            assert "ACMIX_CPU_INSTRUCTIONS='sse9', but this processor has" in str(error), error
+        else:
+            raise SystemExit("nothing was said")
+        """
+    )
+
+
+def test_a_nan_stays_a_nan() -> None:
+    q, k, v = torch.randn(3, 1, 1, 4, 9, 9)
+    k[..., 4, 4] = math.nan
+    out = local_attention(q, k, v, 3, impl="cpu")
+    assert out[..., 3:6, 3:6].isnan().all()
+    out[..., 3:6, 3:6] = 0
+    assert out.isfinite().all()
+
+
+def test_large_logits_do_not_overflow() -> None:
+    q, k, v = torch.randn(3, 1, 2, 8, 11, 9)
+    truth = local_attention(300 * q.double(), 300 * k.double(), v.double(), 5, impl="reference")
+    torch.testing.assert_close(
+        local_attention(300 * q, 300 * k, v, 5, impl="cpu").double(), truth, rtol=1e-2, atol=1e-2
+    )
+
+
+def test_the_layer_is_deterministic() -> None:
+    layer, x = ACmix(16, 16), torch.randn(2, 16, 13, 13, requires_grad=True)
+    first, second = (torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
