@@ -21,7 +21,7 @@ __all__ = ["ACmix"]
 # Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
 _WIDEST_USUAL_WINDOW = 31
 
-# Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_projections.py).
+# Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_backends.py).
 _LARGE_MAP = 1024
 
 
