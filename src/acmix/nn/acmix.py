@@ -176,13 +176,14 @@ class ACmix(TwoPaths):
         self._check_input(x)
         heads, width = self.num_heads, self.head_width
         children = (self.query, self.key, self.value)
-        weight = torch.stack([autocast(child.weight).unflatten(0, (heads, width)) for child in children])
-        weight = weight.permute(2, 0, 1, 3, 4, 5).flatten(0, 2)
+        # One copy each: what is stacked are views in the order that comes out.
+        shape = (heads, width)
+        weight = torch.stack([autocast(child.weight).unflatten(0, shape).transpose(0, 1) for child in children], 1)
         bias = None
         if self.query.bias is not None:
-            biases = [autocast(present(child.bias)).unflatten(0, (heads, width)) for child in children]
-            bias = torch.stack(biases).permute(2, 0, 1).flatten()
-        qkv = pointwise(x, weight, bias)
+            biases = [autocast(present(child.bias)).unflatten(0, shape).mT for child in children]
+            bias = torch.stack(biases, 1).flatten()
+        qkv = pointwise(x, weight.flatten(0, 2), bias)
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
         return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
 
