@@ -2,6 +2,8 @@
 
 import argparse
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,21 @@ def test_the_network_is_found_in_any_wrapper(content: dict[str, Any], tmp_path: 
     state = read_state_dict(tmp_path / "file.pt")
     assert list(state) == ["fc.weight", "fc.bias"]
     assert torch.equal(state["fc.weight"], torch.ones(2, 3))
+
+
+def test_the_configuration_that_swins_script_saves_is_read_as_a_dict(tmp_path: Path) -> None:
+    # As the package's own class pickles: a dict with attributes, from a module that need not be there.
+    package = types.ModuleType("yacs.config")
+    package.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]  # made here
+    sys.modules |= {"yacs": types.ModuleType("yacs"), "yacs.config": package}
+    try:
+        config = package.CfgNode(lr=0.1)
+        config._frozen = True
+        torch.save({"model": _state(), "config": config}, tmp_path / "file.pt")
+    finally:
+        del sys.modules["yacs"], sys.modules["yacs.config"]
+    assert list(read_state_dict(tmp_path / "file.pt")) == ["fc.weight", "fc.bias"]
+    assert dict(read_checkpoint(tmp_path / "file.pt")["config"]) == {"lr": 0.1}
 
 
 def test_the_weights_themselves_are_there_for_the_asking(tmp_path: Path) -> None:

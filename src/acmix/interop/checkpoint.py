@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path, PosixPath, PurePosixPath
@@ -143,6 +144,8 @@ def _read_torch(path: Path) -> object:
 def _plain_classes() -> list[Any]:
     """Value classes that training scripts save beside the weights; building one runs no code of the file."""
     plain: list[Any] = [argparse.Namespace, PosixPath, PurePosixPath]
+    # What Swin's training script keeps its configuration in, a dict: read as one, the package itself stays away.
+    plain.append((OrderedDict, "yacs.config.CfgNode"))
     if find_spec("numpy") is None:
         return plain
     import numpy as np

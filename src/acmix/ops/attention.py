@@ -12,7 +12,7 @@ from acmix.ops.impl.torch.attention_graph import attention_graph
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.library_attention import local_attention_op
 from acmix.ops.problem import Problem
-from acmix.ops.tracing import fixed, is_tracing, wants_plain_functions
+from acmix.ops.tracing import check_plain, fixed, is_tracing, wants_plain_functions
 
 __all__ = ["check_attention_inputs", "local_attention"]
 
@@ -90,6 +90,7 @@ def local_attention(  # noqa: PLR0913  # nine arguments, as the paper's operator
     if backend == "reference":
         options = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
         return reference(q, k, v, position, **options, scale=scale)
-    if backend == "torch" and wants_plain_functions():
+    if wants_plain_functions():
+        check_plain(_OP, impl)
         return attention_graph(q, k, v, position, Window(kernel_size, stride, dilation, scale))
     return local_attention_op(q, k, v, position, kernel_size, stride, dilation, scale, backend)

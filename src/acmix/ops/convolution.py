@@ -11,7 +11,7 @@ from acmix.ops.impl.reference import convolution_path as reference
 from acmix.ops.impl.torch import convolution_path as graph
 from acmix.ops.library_convolution import convolution_path_op
 from acmix.ops.problem import Problem
-from acmix.ops.tracing import fixed, is_tracing, wants_plain_functions
+from acmix.ops.tracing import check_plain, fixed, is_tracing, wants_plain_functions
 
 __all__ = ["FORMS", "convolution_path"]
 
@@ -98,6 +98,7 @@ def convolution_path(
         return reference(pieces, fc_weight, shift_weight, fc_bias, stride=stride, dilation=dilation)
     if form == "auto":
         form = _cheaper_form(fixed(pieces.shape[2]), kernel, fixed(shift_weight.shape[0]) // groups)
-    if backend == "torch" and wants_plain_functions():
+    if wants_plain_functions():
+        check_plain(_OP, impl)
         return graph(pieces, (fc_weight, shift_weight, fc_bias), stride, dilation, form)
     return convolution_path_op(pieces, fc_weight, shift_weight, fc_bias, stride, dilation, form, backend)

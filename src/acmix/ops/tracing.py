@@ -7,7 +7,7 @@ import torch
 from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-__all__ = ["fixed", "is_tracing", "wants_plain_functions"]
+__all__ = ["check_plain", "fixed", "is_tracing", "wants_plain_functions"]
 
 _jit: Any = torch.jit  # not typed
 
@@ -28,6 +28,12 @@ def wants_plain_functions() -> bool:
     if torch.compiler.is_compiling():
         return True  # the tracer does not follow the question below
     return any(transform.key() != TransformType.Vmap for transform in retrieve_all_functorch_interpreters())
+
+
+def check_plain(op: str, impl: str) -> None:
+    """Raise RuntimeError where plain functions were to run in place of a backend that was asked for by name."""
+    if impl not in ("auto", "torch"):
+        raise RuntimeError(f"{op}: impl={impl!r} cannot run inside torch.func's transforms; use 'torch' or 'auto'.")
 
 
 def fixed(size: int) -> int:
