@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo test test-all lint format figures readme-figure clean
+.PHONY: help demo test test-all lint format figures models-page readme-figure clean
 help:
-	@echo "make demo      train ACmix and its two controls on embedded handwriting, draw what they learned"
-	@echo "make test      the test suite"
-	@echo "make test-all  the test suite and its slow, full-depth part"
-	@echo "make lint      ruff, ruff format, mypy --strict"
-	@echo "make figures   draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
+	@echo "make demo         train ACmix and its two controls on embedded handwriting, draw what they learned"
+	@echo "make test         the test suite"
+	@echo "make test-all     the test suite and its slow, full-depth part"
+	@echo "make lint         ruff, ruff format, mypy --strict"
+	@echo "make figures      draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
+	@echo "make models-page  count the networks and write docs/models.md again"
 
 # torch first: the native kernels are built with its headers, where there is a compiler.
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
@@ -41,6 +42,9 @@ format: $(STAMP)
 
 figures: $(STAMP)
 	$(BIN)/python scripts/draw_idea.py
+
+models-page: $(STAMP)
+	$(BIN)/python scripts/make_models_page.py
 
 # What `make demo` drew last.
 readme-figure:

@@ -47,6 +47,15 @@ def test_multiply_adds_are_the_networks(name: str) -> None:
     assert f"{counted / 1e9:.3f}" == {row[0]: row[2] for row in ROWS}[name], STALE
 
 
+def test_parameters_of_the_variants_are_the_network_s(script: ModuleType) -> None:
+    counts = {}
+    for variant in (*script.TABLE_6, *script.TABLE_7):
+        network = script.made(script.SWIN, variant.options)
+        counts[variant.words] = f"{sum(parameter.numel() for parameter in network.parameters()):,}"
+    shown = re.findall(r"^\| ([^`|]+) \| [^|]+ \| ([\d,]+) \|", PAGE, flags=re.MULTILINE)
+    assert dict(shown) == counts, STALE
+
+
 def test_text_is_the_template_s(script: ModuleType) -> None:
     pieces = re.split(r"\{\{\w+\}\}", script.TEMPLATE.read_text(encoding="utf-8"))
     pattern = r"[^\n]*(?:\n\|[^\n]*)*".join(re.escape(piece) for piece in pieces)
@@ -56,7 +65,7 @@ def test_text_is_the_template_s(script: ModuleType) -> None:
 def test_published_figures_are_on_the_page(script: ModuleType) -> None:
     lines = dict(re.findall(r"^\| `(\w+)` \|(.*)$", SIZES, flags=re.MULTILINE))
     for name, published in script.PUBLISHED.items():
-        cells = [cell or "–" for cell in (*published.paper, *published.code)]
+        cells = [cell or "-" for cell in (*published.paper, *published.code)]
         assert lines[name].strip(" |").split(" | ")[2:] == cells, STALE
 
 
