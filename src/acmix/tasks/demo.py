@@ -99,7 +99,8 @@ def _train(family: str, folder: Path, args: argparse.Namespace, request: StopReq
     if args.epochs is not None:
         words += ["--trainer.max_epochs", str(args.epochs)]
     cli = RunCLI(resolve_configs(words), request)
-    metrics = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=str(cli.directory.best), verbose=False)
+    # Not the best: with 137 images to choose by, several epochs have all of them right, and the first is taken.
+    metrics = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=str(cli.directory.last), verbose=False)
     network: torch.nn.Module = cli.model.evaluated
     size = cli.datamodule.image_size
     complexity = count_complexity(network, (cli.datamodule.in_chans, size, size))
@@ -135,16 +136,16 @@ def _baselines() -> list[tuple[str, str, float]]:
 def _analyze(directory: RunDirectory, output: Path) -> None:
     parser = argparse.ArgumentParser()
     analyze.add_arguments(parser)
-    analyze.run(parser.parse_args([str(directory.best), "--output", str(output)]))
+    analyze.run(parser.parse_args([str(directory.last), "--output", str(output)]))
 
 
 def _closing(folder: Path, seconds: float) -> str:
-    best = RunDirectory(folder / "acmix").best
+    last = RunDirectory(folder / "acmix").last
     return (
         f"\nDone in {seconds:.0f} s. Pictures: {folder / 'analysis'} (rates, attention), "
         f"{folder}/*/curves.png (training).\n\n"
         "Next:\n"
-        f"  acmix analyze {best} --pixels 2,3 5,4 --heads\n"
+        f"  acmix analyze {last} --pixels 2,3 5,4 --heads\n"
         "  acmix info acmix_resnet50\n"
         "  acmix fit --config cifar10 --data.root PATH    (your own images: PATH/train/<class>/*, PATH/test/<class>/*)"
     )
