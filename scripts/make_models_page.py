@@ -155,9 +155,8 @@ def more_macs(name: str) -> int:
         if isinstance(layer, ACmix):
             before, after = (shape[2] * shape[3] for shape in (unit.input_shape, unit.output_shape))
             more += 2 * layer.kernel_att**2 * layer.out_channels * (before - after)
-        elif isinstance(layer, SpatialReductionACmix):
-            pixels = unit.input_shape[1] - layer.num_prefix_tokens
-            more += 2 * layer.channels**2 * (pixels - pixels // layer.reduction**2)
+        elif isinstance(layer, SpatialReductionACmix) and layer.reduction > 1:
+            more += 2 * layer.channels**2 * (unit.input_shape[1] - layer.num_prefix_tokens)
     return more
 
 
