@@ -119,3 +119,32 @@ def test_the_layer_is_deterministic() -> None:
     layer, x = ACmix(16, 16), torch.randn(2, 16, 13, 13, requires_grad=True)
     first, second = (torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dilation": 200_000}, {"stride": 10**7}, {"kernel_size": 127}, {"dilation": 64}, {"stride": 64, "dilation": 2}],
+    ids=str,
+)
+def test_windows_and_strides_beyond_the_map(options: dict[str, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 3, 5, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3))
+    window = {"kernel_size": 3, **options}
+    for impl in ("cpu", "torch"):
+        out = local_attention(q, k, v, impl=impl, **window)
+        answer = [out, *torch.autograd.grad(out.sin().sum(), (q, k, v))]
+        if impl == "cpu":
+            ours = answer
+    torch.testing.assert_close(ours, answer, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("options", [{"dilation": 10**6}, {"stride": 10**7}, {"stride": 9, "dilation": 5}], ids=str)
+def test_convolutions_beyond_the_map(options: dict[str, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 6, 5, 4), (9, 6), (6, 9, 3, 3), (9,)]
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    answers = []
+    for impl in ("cpu", "torch"):
+        out = convolution_path(*inputs, impl=impl, **options)
+        answers.append([out, *torch.autograd.grad(out.sin().sum(), inputs)])
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-11, atol=1e-11)

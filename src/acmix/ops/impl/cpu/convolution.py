@@ -6,6 +6,8 @@ Where the FC has a bias, the composed form gives it to one more piece, of ones: 
 import torch
 from torch import Tensor
 
+from acmix.ops.impl import torch as portable
+from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
 from acmix.ops.layout import compute_dtype, empty_pieces, empty_pieces_output
 
 __all__ = ["convolution_path", "convolution_path_backward"]
@@ -43,6 +45,9 @@ def _maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
 
 def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
     """[B, D, P, H, W] -> [B, D * N, H', W'], channel d * N + n."""
+    if reaches_far(pieces, weights[1].shape[3], dilation):
+        return portable.convolution_path(pieces, weights, stride, dilation, form)
+    stride = bounded_stride(pieces, stride)
     fc_weight, shift_weight, fc_bias = _widened(weights)
     out = empty_pieces_output(pieces, shift_weight.shape[0], stride)
     rows = out.unflatten(1, (pieces.shape[1], -1))
@@ -59,6 +64,9 @@ def convolution_path_backward(
     grad: Tensor, pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of the pieces and of the three weights; what the forward pass did not keep is computed again."""
+    if reaches_far(pieces, weights[1].shape[3], dilation):
+        return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, form)
+    stride = bounded_stride(pieces, stride)
     fc_weight, shift_weight, fc_bias = _widened(weights)
     rows = grad.unflatten(1, (pieces.shape[1], -1))
     if form == "composed":

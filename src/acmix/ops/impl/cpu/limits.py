@@ -1,0 +1,21 @@
+"""What the native kernels leave to the portable code: windows that reach far beyond the map.
+
+Their rows lie in scratch memory with as many columns on each side as the window reaches, however small the map is.
+"""
+
+from torch import Tensor
+
+__all__ = ["bounded_stride", "reaches_far"]
+
+# Maps between a window's centre and its edge from which on most of the scratch memory would hold copies.
+_FAR = 2
+
+
+def reaches_far(x: Tensor, kernel_size: int, dilation: int) -> bool:
+    """Whether a window on [..., H, W] reaches further than some maps side by side."""
+    return (kernel_size - 1) // 2 * dilation > _FAR * max(x.shape[-2:])
+
+
+def bounded_stride(x: Tensor, stride: int) -> int:
+    """A stride with the same outputs on [..., H, W]: beyond the map's size all strides see its first pixel alone."""
+    return min(stride, max(x.shape[-2:]))
