@@ -21,6 +21,7 @@ class _FreeBlock(SwinTransformerBlock):
         """No mask is kept: what needs one makes it for its input."""
 
     def _attn(self, x: Tensor) -> Tensor:
+        """What mixes pixels; the blocks below say."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
