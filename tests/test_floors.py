@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("acmix.ops",),
     ("acmix.ops.impl",),
     ("acmix.ops.geometry", "acmix.ops.layout", "acmix.ops.problem", "acmix.ops.checks"),
+    ("acmix.tables", "acmix.packages"),
     ("acmix.errors",),
 )
 

@@ -134,7 +134,7 @@ def test_the_same_checkpoint_twice_is_refused(tmp_path: Path, capsys: pytest.Cap
 def test_a_missing_package_is_named_with_its_extra(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acmix.analysis.packages.find_spec", lambda name: None if name == "matplotlib" else name)
+    monkeypatch.setattr("acmix.packages.find_spec", lambda name: None if name == "matplotlib" else name)
     assert main(["analyze", str(tmp_path / "best.ckpt")]) == 2
     assert "matplotlib not installed; pip install 'acmix[training]'" in capsys.readouterr().err
 

@@ -58,7 +58,7 @@ def test_a_reason_is_printed_for_what_cannot_run(
 def test_without_timm_all_but_the_networks_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acmix.analysis.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("acmix.packages.find_spec", lambda name: None)
     assert main(["info"]) == 0
     text = capsys.readouterr().out
     assert "Backends on cpu" in text

@@ -9,13 +9,13 @@ from pathlib import Path
 from acmix.analysis.arguments import add_model_args, read_pixel
 from acmix.analysis.attention import LayerView, choose_layers, look_inside
 from acmix.analysis.attention_picture import draw_heads, draw_overview
-from acmix.analysis.packages import require
 from acmix.analysis.rates import format_rates, layer_rates, write_rates_csv
 from acmix.analysis.rates_picture import draw_rates
 from acmix.analysis.scene import Scene, digits_preparation, make_scene, read_image, sample_image
 from acmix.analysis.trained import TrainedNetwork, load_trained
 from acmix.errors import UserError
 from acmix.nn import ACmix
+from acmix.packages import require
 
 __all__ = ["add_arguments", "run"]
 

@@ -11,11 +11,11 @@ from acmix.analysis.arguments import add_model_args
 from acmix.analysis.backends import OPS, available_devices, backend_answers, layer_backends
 from acmix.analysis.complexity import Complexity, UnitComplexity, count_complexity, count_units
 from acmix.analysis.environment import describe_environment
-from acmix.analysis.packages import how_to_install, missing
-from acmix.analysis.tables import format_count, format_table
 from acmix.analysis.trained import build_untrained
 from acmix.errors import UserError
 from acmix.nn import ACmix
+from acmix.packages import how_to_install, missing
+from acmix.tables import format_count, format_table
 
 if TYPE_CHECKING:
     from torch import nn

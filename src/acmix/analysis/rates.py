@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from acmix.analysis.layers import find_layers
-from acmix.analysis.tables import format_table
+from acmix.tables import format_table
 
 __all__ = ["RATES_COLUMNS", "LayerRates", "format_rates", "layer_rates", "write_rates_csv"]
 

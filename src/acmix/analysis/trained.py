@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from acmix.analysis.packages import require
 from acmix.analysis.scene import Preparation
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint, read_state_dict
+from acmix.packages import require
 
 __all__ = ["TrainedNetwork", "build_untrained", "load_trained"]
 

@@ -10,8 +10,8 @@ import torch
 
 from acmix.analysis import command as analyze
 from acmix.analysis.complexity import count_complexity
-from acmix.analysis.tables import format_count, format_table
 from acmix.errors import UserError
+from acmix.tables import format_count, format_table
 from acmix.tasks.configs import resolve_configs
 from acmix.tasks.data import digits_split
 from acmix.tasks.interruption import Stopped, StopRequest, stop_on_signals

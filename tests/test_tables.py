@@ -1,6 +1,6 @@
 import pytest
 
-from acmix.analysis.tables import format_count, format_table
+from acmix.tables import format_count, format_table
 
 
 def test_columns_line_up() -> None:
