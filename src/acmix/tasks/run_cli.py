@@ -17,13 +17,14 @@ from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint
 from acmix.tasks.base import Task
 from acmix.tasks.closing import describe_metrics, how_to_resume, what_is_there
-from acmix.tasks.config_errors import in_one_line
+from acmix.tasks.config_errors import in_one_line, with_nearest
 from acmix.tasks.configs import shipped_configs
 from acmix.tasks.console import tell
 from acmix.tasks.data import ImageDataModule
 from acmix.tasks.history import History
 from acmix.tasks.interruption import Stopped, StopRequest
 from acmix.tasks.keep_last import KeepLast
+from acmix.tasks.parser import WholeWordParser, nested, split_nested
 from acmix.tasks.predictions import PredictionTable
 from acmix.tasks.progress import Progress
 from acmix.tasks.run_directory import RunDirectory
@@ -57,6 +58,7 @@ class RunCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={"enable_model_summary": False},
             seed_everything_default=0,
+            parser_class=WholeWordParser,
             parser_kwargs={"exit_on_error": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -86,13 +88,22 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Reads the command line given, whatever the process's own is."""
         _refuse_what_the_data_say(args)
+        words, options = split_nested(args)
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(words)
         except ArgumentError as error:
-            told = in_one_line(str(error))
+            told = with_nearest(in_one_line(str(error)), self._options())
             if "are required" in told:
                 told = f"needs a configuration: --config {' | '.join(shipped_configs())}, or a file ({told})"
             raise UserError(f"{self.command}: {told}; `acmix {self.command} --help` lists the options") from error
+        model = self.config[self.command].model
+        if options:
+            model.init_args.model_args = nested(model.init_args.model_args, options)
+
+    def _options(self) -> list[str]:
+        """What the command takes, but for the options of model and data, which depend on their classes."""
+        parser = self._subcommand_parsers[self.command]
+        return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
 
     def instantiate_classes(self) -> None:
         """Makes data, network and trainer; what they refuse is a wrong setting."""
