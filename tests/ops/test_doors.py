@@ -21,6 +21,7 @@ PIECES, FC, SHIFT = torch.randn(2, 4, 6, 5, 6), torch.randn(9, 6), torch.randn(8
         ({"k": torch.randn(2, 2, 4, 5, 5)}, ValueError, r"q .* k \(2, 2, 4, 5, 5\).* differ"),
         ({"v": [1]}, TypeError, "v is a list, expected a tensor"),
         ({"q": Q.int(), "k": Q.int(), "v": Q.int()}, TypeError, "q is torch.int32, expected a floating-point dtype"),
+        ({"q": Q.to(torch.float8_e5m2)}, TypeError, "q is torch.float8_e5m2, expected a .* dtype of 16, 32 or 64 bits"),
         ({"v": Q.double()}, TypeError, "q is torch.float32 on cpu but v is torch.float64 on cpu, expected one dtype"),
         ({"v": Q.to("meta")}, TypeError, ".* but v is torch.float32 on meta, expected one dtype and one device"),
         ({"position": torch.randn(4, 5, 5)}, ValueError, r"position has shape \(4, 5, 5\), expected \[D, H, W\] = \(4"),

@@ -139,16 +139,6 @@ def test_the_map_keeps_its_memory_format(name: str) -> None:
         assert gradients[2, 4, 5, 6].is_contiguous(memory_format=memory_format)
 
 
-# The check reads the gradients of its own copies of the inputs.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
-@pytest.mark.parametrize("name", OPS)
-def test_torchs_own_checks_of_the_registration(name: str) -> None:
-    op, make = OPS[name]
-    registered = getattr(torch.ops.acmix, op.__name__).default
-    for layout in ("contiguous", "channels_last"):
-        torch.library.opcheck(registered, (*make(3, (2, 4, 5, 6), layout), 3))
-
-
 @pytest.mark.parametrize("name", OPS)
 def test_functorch(name: str) -> None:
     op, make = OPS[name]

@@ -1,7 +1,6 @@
-"""The ops as torch knows them: schemas, fakes, gradients, vmap, torch.func, FLOP formulas."""
+"""The ops as torch knows them: gradients, vmap, torch.func, forward mode, FLOP formulas."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,55 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acmix.functional import convolution_path, local_attention
 
-OPS = torch.ops.acmix
-
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def attention_inputs(stride: int = 1, size: tuple[int, int] = (5, 4)) -> tuple[Any, ...]:
-    q, k, v = (randn(2, 2, 3, *size, seed=seed).requires_grad_() for seed in range(3))
-    return q, k, v, randn(3, *size, seed=3).requires_grad_(), 3, stride, 1, 0.5, "torch"
-
-
-def convolution_inputs(form: str, bias: bool) -> tuple[Any, ...]:
-    pieces, fc = randn(2, 3, 6, 5, 4).requires_grad_(), randn(9, 6, seed=1).requires_grad_()
-    shift = randn(6, 9, 3, 3, seed=2).requires_grad_()
-    return pieces, fc, shift, randn(9, seed=3).requires_grad_() if bias else None, 2, 1, form, "torch"
-
-
-# What opcheck itself does to the inputs.
-OWN_CHECKS = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 # Torch loads its forward-mode rules through what it deprecates.
 FORWARD_MODE = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script` is deprecated:FutureWarning")
-
-
-@OWN_CHECKS
-@pytest.mark.parametrize("stride", [1, 2])
-def test_attention_passes_torchs_own_checks(stride: int) -> None:
-    torch.library.opcheck(OPS.local_attention.default, attention_inputs(stride))
-
-
-@OWN_CHECKS
-@pytest.mark.parametrize(("form", "bias"), [("composed", False), ("composed", True), ("two_step", True)])
-def test_convolution_path_passes_torchs_own_checks(form: str, bias: bool) -> None:
-    torch.library.opcheck(OPS.convolution_path.default, convolution_inputs(form, bias))
-
-
-@pytest.mark.slow
-@OWN_CHECKS
-def test_the_backward_ops_pass_torchs_own_checks() -> None:
-    q, k, v, position, *options = (x.detach() if isinstance(x, Tensor) else x for x in attention_inputs())
-    out, lse = OPS.local_attention(q, k, v, position, *options)
-    grad = randn(*out.shape, seed=5).requires_grad_()
-    torch.library.opcheck(OPS.local_attention_backward.default, (grad, q, k, v, position, out, lse, *options))
-    pieces, fc, shift, bias, *options = convolution_inputs("composed", True)
-    grad = randn(*OPS.convolution_path(pieces, fc, shift, bias, *options).shape, seed=5).requires_grad_()
-    # Not with dynamic sizes: torch 2.15 has no second derivative of a convolution there, nor for its own layers.
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    inputs = (grad, pieces, fc, shift, bias, *options)
-    torch.library.opcheck(OPS.convolution_path_backward.default, inputs, test_utils=checks)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ from acmix.models.options import Mixer
 from acmix.nn.spatial_reduction import (
     Size,
     SpatialReductionACmix,
-    attend_tokens,
     pad_to_multiple,
     reduce_tokens,
     with_mean,
 )
 from acmix.nn.two_paths import Factory
+from acmix.ops.token_attention import token_attention
 from acmix.ops.tracing import is_tracing
 
 __all__: list[str] = [
@@ -58,7 +58,7 @@ class SubSampleAttention(GlobalSubSampleAttn):
         """[B, T + H * W, C] -> the same."""
         keys, _ = reduce_tokens(x, size, self.num_prefix_tokens, self.sr, self.norm)
         dropout = self.attn_drop.p if self.training else 0.0
-        out: Tensor = self.proj(attend_tokens(self.q(x), self.kv(keys), self.num_heads, dropout))
+        out: Tensor = self.proj(token_attention(self.q(x), self.kv(keys), self.num_heads, dropout=dropout))
         return self.proj_drop(out)  # type: ignore[no-any-return]  # timm is not typed
 
 

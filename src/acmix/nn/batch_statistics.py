@@ -8,31 +8,60 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acmix.nn.process_statistics import over_processes, spans_processes
 from acmix.ops.autocast import autocast
 from acmix.ops.neighbourhood import neighbourhood_project
+from acmix.ops.tracing import fixed
 
 __all__ = ["batch_norm_affine", "project"]
 
 Moments = Callable[[], tuple[Tensor, Tensor]]
 
 
-@torch.no_grad()
-def _track(norm: _BatchNorm, mean: Tensor, var: Tensor, count: int) -> None:
-    """Running statistics after one more batch, as `nn.BatchNorm2d` keeps them."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
+def _momentum(norm: _BatchNorm) -> float | Tensor:
+    """Weight of one more batch in the running statistics; counts it."""
+    if norm.num_batches_tracked is None:
+        return 0.0
     norm.num_batches_tracked.add_(1)
-    momentum = 1.0 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-    unbiased = var * (count / max(count - 1, 1))
-    for running, batch in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+    return 1.0 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+
+
+@torch.no_grad()
+def _track(norm: _BatchNorm, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+    """Running statistics after one more batch, as `nn.BatchNorm2d` keeps them."""
+    momentum = _momentum(norm)
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    fewer = (count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1)
+    for running, batch in ((norm.running_mean, mean), (norm.running_var, var * (count / fewer))):
         running.add_((batch.to(running.dtype) - running) * momentum)
+
+
+def _of_the_batch(norm: _BatchNorm, moments: Moments, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the batch, over all processes where the norm is one of them all."""
+    together = spans_processes(norm)
+    if fixed(count) == 0:
+        if together:
+            raise ValueError("SyncBatchNorm: the batch of one process is empty; give every process at least one image.")
+        # Nothing to learn from: like `nn.BatchNorm2d`, count the batch and leave the statistics. Nothing is normed.
+        _momentum(norm)
+        kept = norm.weight if norm.running_mean is None else norm.running_mean
+        zeros = torch.zeros(norm.num_features, device=None if kept is None else kept.device)
+        return zeros, zeros + 1
+    mean, var = moments()
+    everywhere: int | Tensor = count
+    if together:
+        mean, var, everywhere = over_processes(mean, var, count, norm)
+    if norm.training:
+        _track(norm, mean, var, everywhere)
+    return mean, var
 
 
 def batch_norm_affine(norm: nn.Module, moments: Moments, count: int) -> tuple[Tensor, Tensor]:
     """Scale and shift [C] that a batch norm applies to its input, and its running statistics brought up to date.
 
-    Statistics are those of this process alone: of an `nn.SyncBatchNorm` the parameters and running statistics are
-    used, but nothing is gathered from other processes.
+    In training, the statistics of an `nn.SyncBatchNorm` are those of all processes of its group, on any device; every
+    process must have at least one image. An empty batch leaves running statistics as they are.
 
     Args:
         norm: an `nn.BatchNorm2d` or one of its kin, frozen ones included.
@@ -46,9 +75,7 @@ def batch_norm_affine(norm: nn.Module, moments: Moments, count: int) -> tuple[Te
     kept: Any = norm
     mean, var = kept.running_mean, kept.running_var
     if isinstance(norm, _BatchNorm) and (norm.training or mean is None or var is None):
-        mean, var = moments()
-        if norm.training:
-            _track(norm, mean, var, count)
+        mean, var = _of_the_batch(norm, moments, count)
     dtype = torch.promote_types(mean.dtype, torch.float32)
     scale = torch.rsqrt(var.to(dtype) + kept.eps)
     if kept.weight is not None:

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from acmix.functional import neighbourhood_aggregate
 from acmix.nn.batch_statistics import batch_norm_affine
-from acmix.nn.patchwise import check_arguments, project_all
 from acmix.nn.position import coordinate_grid
 from acmix.nn.recompute import recomputed
+from acmix.nn.san_attention import SANAttention
 from acmix.nn.two_paths import Factory, present
 from acmix.ops.autocast import autocast
 from acmix.ops.impl.torch.neighbourhood_graph import pad_by_reflection
@@ -119,56 +119,24 @@ def _logits(rows: Rows, *tensors: Tensor) -> Tensor:
     return _projected(_hidden(rows, *first), scale, shift, weight)
 
 
-class PairwiseAttention(nn.Module):
+class PairwiseAttention(SANAttention):
     """Pairwise self-attention as SAN has it, in place of a convolution: [B, C_in, H, W] -> [B, C_out, H, W].
 
     Weights come from differences of queries and keys and of their positions, a softmax over the window makes their sum
-    1. Channels whose indices are equal modulo `out_channels // share` have their weights in common. Any H, W >= 1.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels C of values and output, a multiple of `share`.
-        kernel_size: window side K, odd.
-        width: channels of q and of k; SAN has a quarter of `out_channels`, which None stands for.
-        share: how many channels have one weight in common.
-        impl: backend of the aggregation, see `acmix.functional.neighbourhood_aggregate`.
-        device: where the parameters are made.
-        dtype: dtype of the parameters.
-
-    Raises:
-        ValueError: an argument is out of its range; the message names it.
+    1. Arguments and errors are those of `SANAttention`.
 
     Example:
         >>> PairwiseAttention(64, 16, 3)(torch.randn(1, 64, 28, 28)).shape
         torch.Size([1, 16, 28, 28])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 7,
-        *,
-        width: int | None = None,
-        share: int = 8,
-        impl: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        width = max(out_channels // 4, 1) if width is None else width
-        check_arguments(type(self).__name__, in_channels, out_channels, width, share, kernel_size)
-        self.kernel_size, self.impl = kernel_size, impl
-        made: Factory = {"device": device, "dtype": dtype}
-        self.query = nn.Conv2d(in_channels, width, 1, **made)
-        self.key = nn.Conv2d(in_channels, width, 1, **made)
-        self.value = nn.Conv2d(in_channels, out_channels, 1, **made)
+    def _add_weights(self, width: int, groups: int, made: Factory) -> None:
         # Its bias cancels in the differences: the gradient is zero. The authors have it.
         self.position = nn.Conv2d(2, 2, 1, **made)
-        self.weights = PairwiseWeights(width, out_channels // share, kernel_size, **made)
+        self.weights = PairwiseWeights(width, groups, self.kernel_size, **made)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """[B, C_in, H, W], through `norm` and ReLU if there is one, -> [B, C, H, W] in the memory format of x."""
-        q, k, v = project_all(x, norm, (self.query, self.key, self.value))
+        q, k, v = self.project(x, norm)
         position = self.position(coordinate_grid(q.shape[2], q.shape[3], None, self.position.weight).unsqueeze(0))
         return neighbourhood_aggregate(self.weights(q, k, position), v, self.kernel_size, impl=self.impl)

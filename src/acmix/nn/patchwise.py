@@ -9,13 +9,17 @@ from torch import Tensor, nn
 from acmix.functional import neighbourhood_aggregate
 from acmix.nn.batch_statistics import batch_norm_affine, project
 from acmix.nn.recompute import recomputed
-from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths, present
+from acmix.nn.san_attention import SANAttention, check_san_input, check_san_widths
+from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, Paths, TwoPaths, present
 from acmix.ops.autocast import autocast
-from acmix.ops.checks import check_positive, check_window
+from acmix.ops.checks import check_positive
 from acmix.ops.neighbourhood import neighbourhood_project
+from acmix.ops.problem import OpName
 from acmix.ops.window_moments import window_moments
 
 __all__ = ["PatchwiseACmix", "PatchwiseAttention", "PatchwiseWeights"]
+
+_OPS: tuple[OpName, ...] = ("neighbourhood_aggregate", "neighbourhood_project")
 
 
 class PatchwiseWeights(nn.Module):
@@ -99,53 +103,22 @@ class PatchwiseWeights(nn.Module):
         return neighbourhood_project(x, scale, shift, weight, math.isqrt(window[1]), impl=self.impl)
 
 
-class PatchwiseAttention(nn.Module):
+class PatchwiseAttention(SANAttention):
     """Patchwise self-attention as SAN has it, in place of a convolution: [B, C_in, H, W] -> [B, C_out, H, W].
 
-    Channels whose indices are equal modulo `out_channels // share` have their weights in common. Any H, W >= 1.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels C of values and output, a multiple of `share`.
-        kernel_size: window side K, odd.
-        width: channels of q and of k; SAN has a quarter of `out_channels`, which None stands for.
-        share: how many channels have one weight in common.
-        impl: backend of the ops, see `acmix.functional.neighbourhood_aggregate`.
-        device: where the parameters are made.
-        dtype: dtype of the parameters.
-
-    Raises:
-        ValueError: an argument is out of its range; the message names it.
+    Arguments and errors are those of `SANAttention`.
 
     Example:
         >>> PatchwiseAttention(64, 16, 3)(torch.randn(1, 64, 28, 28)).shape
         torch.Size([1, 16, 28, 28])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 7,
-        *,
-        width: int | None = None,
-        share: int = 8,
-        impl: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        width = max(out_channels // 4, 1) if width is None else width
-        check_arguments(type(self).__name__, in_channels, out_channels, width, share, kernel_size)
-        made: Factory = {"device": device, "dtype": dtype}
-        self.query = nn.Conv2d(in_channels, width, 1, **made)
-        self.key = nn.Conv2d(in_channels, width, 1, **made)
-        self.value = nn.Conv2d(in_channels, out_channels, 1, **made)
-        self.weights = PatchwiseWeights(width, out_channels // share, kernel_size, impl=impl, **made)
+    def _add_weights(self, width: int, groups: int, made: Factory) -> None:
+        self.weights = PatchwiseWeights(width, groups, self.kernel_size, impl=self.impl, **made)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """[B, C_in, H, W], through `norm` and ReLU if there is one, -> [B, C, H, W] in the memory format of x."""
-        q, k, v = project_all(x, norm, (self.query, self.key, self.value))
+        q, k, v = self.project(x, norm)
         return self.weights.aggregate(q, k, v)
 
 
@@ -191,7 +164,7 @@ class PatchwiseACmix(TwoPaths):
         if out_channels % num_maps:
             raise ValueError(f"{op}: out_channels={out_channels} is no multiple of num_maps={num_maps}; change one.")
         width = out_channels // num_maps
-        check_arguments(op, in_channels, out_channels, width, share, kernel_att)
+        check_san_widths(op, in_channels, out_channels, width, share, kernel_att)
         super().__init__(out_channels, width, num_maps + 2, kernel_conv=kernel_conv, **options)
         self.in_channels, self.out_channels, self.kernel_att = in_channels, out_channels, kernel_att
         self.num_maps, self.width = num_maps, width
@@ -201,6 +174,11 @@ class PatchwiseACmix(TwoPaths):
         self.value = nn.Conv2d(in_channels, out_channels, 1, **made)
         weights = PatchwiseWeights(width, out_channels // share, kernel_att, impl=self.impl, **made)
         self.weights = None if self.paths == "convolution" else weights
+
+    @classmethod
+    def attention_ops(cls, paths: Paths) -> tuple[OpName, ...]:
+        """Norm and projection are one op, whichever path there is."""
+        return ("neighbourhood_project",) if paths == "convolution" else _OPS
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """[B, C_in, H, W], through `norm` and ReLU if there is one, -> [B, C, H, W] in the memory format of x."""
@@ -216,9 +194,7 @@ class PatchwiseACmix(TwoPaths):
 
     def _project(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """Stage I as one convolution, whose channels come out as the convolution path reads them: [B, D, P, H, W]."""
-        if not torch.compiler.is_compiling() and (x.dim() != 4 or x.shape[1] != self.in_channels):
-            expected = f"[B, {self.in_channels}, H, W]"
-            raise ValueError(f"{type(self).__name__}: the input has shape {tuple(x.shape)}, expected {expected}.")
+        check_san_input(type(self).__name__, x, self.in_channels)
         children = (self.query, self.key, self.value)
         weight = torch.cat([autocast(child.weight) for child in children])
         bias = torch.cat([autocast(present(child.bias)) for child in children])
@@ -238,19 +214,3 @@ class PatchwiseACmix(TwoPaths):
         """The arguments that `print(layer)` shows."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_att={self.kernel_att}, num_maps={self.num_maps}"
         return f"{text}, {self.path_repr()}"
-
-
-def check_arguments(op: str, in_channels: int, out_channels: int, width: int, share: int, kernel_size: int) -> None:
-    """Raise ValueError, named after `op`, unless SAN's attention can be made of these."""
-    check_window(op, "the attention window's side", kernel_size)
-    check_positive(op, in_channels=in_channels, out_channels=out_channels, width=width, share=share)
-    if out_channels % share:
-        raise ValueError(f"{op}: out_channels={out_channels} is no multiple of share={share}; change one.")
-
-
-def project_all(x: Tensor, norm: nn.Module | None, convolutions: tuple[nn.Conv2d, ...]) -> tuple[Tensor, ...]:
-    """Some 1x1 convolutions of x, or of `relu(norm(x))`, as one."""
-    weight = torch.cat([autocast(conv.weight) for conv in convolutions])
-    bias = torch.cat([autocast(present(conv.bias)) for conv in convolutions])
-    together: Tensor = project(x, norm, weight, bias)
-    return tuple(torch.split(together, [conv.out_channels for conv in convolutions], 1))

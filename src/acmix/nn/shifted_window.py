@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.nn.authors_keys import WINDOW_KEYS, translate_authors_keys
-from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths, present
-from acmix.ops.checks import check_positive
+from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, Paths, TwoPaths, present
+from acmix.ops.checks import check_positive, check_tensors
+from acmix.ops.problem import OpName
 from acmix.ops.tracing import is_tracing
 from acmix.ops.window_attention import window_attention
 
@@ -105,6 +106,11 @@ class ShiftedWindowACmix(TwoPaths):
         self.reset_parameters()
         self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]  # torch does not type it
 
+    @classmethod
+    def attention_ops(cls, paths: Paths) -> tuple[OpName, ...]:
+        """Attention within windows."""
+        return () if paths == "convolution" else ("window_attention",)
+
     def reset_parameters(self) -> None:
         """Every part as Swin starts it: projections and position biases normal of 0.02; shifts as shifts, rates 0.5."""
         for linear in (self.qkv, self.proj):
@@ -170,7 +176,7 @@ class ShiftedWindowACmix(TwoPaths):
             return None, convolution
         dropout = self.attn_drop.p if self.training else 0.0
         windows: _Windows = {"window": self.window_size, "shift": self.shift_size}
-        attention = window_attention(qkv, self._bias(), outside, dropout=dropout, **windows)
+        attention = window_attention(qkv, self._bias(), outside, dropout=dropout, impl=self.impl, **windows)
         return self.proj(attention), convolution
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -207,6 +213,7 @@ class ShiftedWindowACmix(TwoPaths):
     def _check_input(self, x: Tensor) -> None:
         if is_tracing():
             return
+        check_tensors(type(self).__name__, {"the input": x})
         if x.dim() != 4 or x.shape[3] != self.channels or 0 in x.shape[1:]:
             expected = f"[B, H, W, {self.channels}] with H, W >= 1"
             raise ValueError(f"{type(self).__name__}: the input has shape {tuple(x.shape)}, expected {expected}.")

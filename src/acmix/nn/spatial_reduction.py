@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, TwoPaths
-from acmix.ops.checks import check_positive
+from acmix.nn.two_paths import ACmixPaths, Factory, PathOptions, Paths, TwoPaths
+from acmix.ops.checks import check_positive, check_tensors
+from acmix.ops.problem import OpName
+from acmix.ops.token_attention import token_attention
 from acmix.ops.tracing import is_tracing
 
-__all__ = ["Size", "SpatialReductionACmix", "attend_tokens", "pad_to_multiple", "reduce_tokens", "with_mean"]
+__all__ = ["Size", "SpatialReductionACmix", "pad_to_multiple", "reduce_tokens", "with_mean"]
 
 Size = tuple[int, int]
 
@@ -100,6 +102,11 @@ class SpatialReductionACmix(TwoPaths):
         self.norm = nn.LayerNorm(channels, **made) if reduction > 1 else None
         self.proj = nn.Linear(channels, channels, **made) if self.paths != "convolution" else None
 
+    @classmethod
+    def attention_ops(cls, paths: Paths) -> tuple[OpName, ...]:
+        """Attention of all tokens to the reduced ones."""
+        return () if paths == "convolution" else ("token_attention",)
+
     def forward(self, x: Tensor, size: Size) -> Tensor:
         """[B, T + H * W, C] and (H, W) -> [B, T + H * W, C]."""
         projected = self._project(x, size)
@@ -120,7 +127,7 @@ class SpatialReductionACmix(TwoPaths):
         if self.proj is None:
             return None
         dropout = self.attn_drop if self.training else 0.0
-        attended = attend_tokens(projected.q, projected.kv, self.num_heads, dropout)
+        attended = token_attention(projected.q, projected.kv, self.num_heads, dropout=dropout, impl=self.impl)
         return F.dropout(self.proj(attended), self.proj_drop, self.training)
 
     def _convolve(self, projected: _Projected, size: Size) -> Tensor | None:
@@ -150,6 +157,7 @@ class SpatialReductionACmix(TwoPaths):
     def _check_input(self, x: Tensor, size: Size) -> None:
         if is_tracing():
             return
+        check_tensors(type(self).__name__, {"the input": x})
         tokens = self.num_prefix_tokens + size[0] * size[1]
         if x.dim() != 3 or x.shape[1:] != (tokens, self.channels) or min(size) < 1:
             expected = f"[B, {self.num_prefix_tokens} + H * W, {self.channels}] with H, W >= 1"
@@ -198,24 +206,6 @@ def reduce_tokens(
     reduced = conv(pad_to_multiple(pixels, conv.kernel_size[0]))
     keys = norm(reduced.flatten(2).transpose(1, 2))
     return torch.cat([x[:, :prefix], keys], 1) if prefix else keys, reduced.shape[2:]
-
-
-def attend_tokens(q: Tensor, kv: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
-    """Multi-head attention of all tokens to all keys.
-
-    Args:
-        q: [B, L, C].
-        kv: [B, S, 2 C], the heads of k, then those of v.
-        num_heads: heads N.
-        dropout: rate at which attention weights are dropped.
-
-    Returns:
-        [B, L, C].
-    """
-    queries = q.unflatten(2, (num_heads, -1)).transpose(1, 2)
-    keys, values = kv.unflatten(2, (2, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
-    return attended.transpose(1, 2).flatten(2)
 
 
 def with_mean(pixels: Tensor, prefix: int) -> Tensor:

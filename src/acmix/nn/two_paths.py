@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from acmix.functional import convolution_path, shift_and_sum
 from acmix.nn.shift import SHIFT_INITS, SHIFTS, Shift, ShiftInit, ShiftKernels
 from acmix.ops.checks import check_positive, check_window
-from acmix.ops.dispatch import BACKENDS
+from acmix.ops.dispatch import check_impl
 from acmix.ops.layout import as_pieces_output
+from acmix.ops.problem import OpName
 
 __all__ = ["PATHS", "RATES", "ACmixPaths", "Factory", "PathOptions", "Paths", "Rates", "TwoPaths", "Window", "present"]
 
@@ -72,7 +73,8 @@ class TwoPaths(nn.Module):
             choice; "learnable" with one set; "fixed" with one that stays as it starts; "tensor" by slices and sums.
             All but "group" make D maps, each of which serves N consecutive output channels.
         shift_init: "shift", or "random" for kernels that start as `nn.Conv2d` does (Table 7).
-        impl: backend of the ops, see `acmix.functional.local_attention`.
+        impl: backend of all ops of the layer, attention's too, see `acmix.functional.local_attention`; "auto" chooses
+            for each op by itself. Tensor shifts are plain slices and sums and know no backends.
         device: where the parameters are made.
         dtype: dtype of the parameters.
 
@@ -81,7 +83,7 @@ class TwoPaths(nn.Module):
         beta: rate of the convolution path, likewise.
 
     Raises:
-        ValueError: an argument is out of its range; the message names it.
+        ValueError: an argument is out of its range, or the backend has not all of the ops; the message names it.
     """
 
     alpha: nn.Parameter | None
@@ -112,7 +114,9 @@ class TwoPaths(nn.Module):
         _check_choice(op, "rates", rates, RATES)
         _check_choice(op, "shift", shift, SHIFTS)
         _check_choice(op, "shift_init", shift_init, SHIFT_INITS)
-        _check_choice(op, "impl", impl, ("auto", *BACKENDS))
+        convolves, attends = paths != "attention", paths != "convolution"
+        ops: tuple[OpName, ...] = ("convolution_path",) if convolves and shift != "tensor" else ()
+        check_impl(op, impl, ops + self.attention_ops(paths))
         if rates == "alpha,1-alpha" and paths != "both":
             raise ValueError(f"{op}: rates={rates!r} with paths={paths!r}, which has one rate; use 'alpha,beta'.")
         if shift in ("fixed", "tensor") and shift_init != "shift":
@@ -121,7 +125,6 @@ class TwoPaths(nn.Module):
             raise ValueError(f"{op}: {channels} output channels are no multiple of the width {groups} of the pieces.")
         self.kernel_conv, self.paths, self.rates, self.impl = kernel_conv, paths, rates, impl
         made: Factory = {"device": device, "dtype": dtype}
-        attends, convolves = paths != "convolution", paths != "attention"
         self._add_rate("alpha", attends and rates != "1,1", made)
         self._add_rate("beta", convolves and rates == "alpha,beta", made)
         if convolves:
@@ -129,6 +132,12 @@ class TwoPaths(nn.Module):
             kernels = ShiftKernels(channels, groups, kernel_conv, form=shift, init=shift_init, bias=conv_bias, **made)
             self.shift = kernels
         self.reset_rates()
+
+    @classmethod
+    def attention_ops(cls, paths: Paths) -> tuple[OpName, ...]:
+        """The ops that a host calls for its attention; the backend that `impl` names must have all of them."""
+        del paths
+        return ()
 
     def _add_rate(self, name: str, learned: bool, made: Factory) -> None:
         self.register_parameter(name, nn.Parameter(torch.empty(1, **made)) if learned else None)

@@ -8,6 +8,9 @@ from torch import Tensor
 
 __all__ = ["check_positive", "check_scale", "check_tensors", "check_window"]
 
+# float8 and less are formats to store numbers in: torch neither adds nor promotes them.
+_FEWEST_BYTES = 2
+
 
 def _is_integer(value: object) -> bool:
     """NumPy's integers too: widths are often computed with it."""
@@ -34,13 +37,15 @@ def check_scale(op: str, scale: float | None) -> None:
 
 
 def check_tensors(op: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise TypeError unless all are floating-point tensors of one dtype on one device."""
+    """Raise TypeError unless all are floating-point tensors of 16 bits or more, of one dtype, on one device."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor.")
-        if not x.is_floating_point():
-            raise TypeError(f"{op}: {name} is {x.dtype}, expected a floating-point dtype; convert it first.")
+        if not x.is_floating_point() or x.dtype.itemsize < _FEWEST_BYTES:
+            raise TypeError(
+                f"{op}: {name} is {x.dtype}, expected a floating-point dtype of 16, 32 or 64 bits; convert it first."
+            )
         if x.dtype != first.dtype or x.device != first.device:
             there, here = f"{first_name} is {first.dtype} on {first.device}", f"{name} is {x.dtype} on {x.device}"
             raise TypeError(f"{op}: {there} but {here}, expected one dtype and one device.")

@@ -1,26 +1,78 @@
-"""The library of torch operators that the doors call, and what their registrations share.
+"""The library of torch operators that the doors call, and how an op is registered in it.
 
-`library_attention` and `library_convolution` register schema, kernel, fake kernel, autograd, vmap rule and FLOP formula
-of each op, so that `torch.compile(fullgraph=True)`, `torch.export`, functorch and the FLOP counter see one node each.
+Every op gets a schema, a kernel, a fake kernel, a gradient, a vmap rule and a FLOP formula, so that
+`torch.compile(fullgraph=True)`, `torch.export`, functorch and the FLOP counter see one node each.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["LIBRARY", "or_empty", "pull_back", "register_decomposition", "register_kernel", "vmap_by_loop"]
+from acmix.ops.flop_formulas import Formula, register_flop_formula
 
-LIBRARY = torch.library.Library("acmix", "DEF")
+__all__ = ["Rules", "or_empty", "pull_back", "register", "vmap_by_loop"]
+
+_LIBRARY = torch.library.Library("acmix", "DEF")
 
 
-def register_kernel(name: str, function: Callable[..., Any]) -> None:
-    """Make `function` the kernel of an op of `LIBRARY` on every device.
+class Rules(NamedTuple):
+    """What torch has to know about an op.
 
-    The door has cast the inputs where autocast is on; inside it is off, or it would round what is computed in float32.
+    Attributes:
+        kernel: what computes it, on every device.
+        fake: the same without values, for sizes, dtypes and strides.
+        setup: `(ctx, inputs, output)`, keeps what the gradient reads.
+        gradient: `(ctx, *grads of the results)`, the gradients of all inputs.
+        flops: FLOP formula, from shapes of tensors and other arguments as they are.
+        vmap: rule for stacked inputs; None: one member after the other.
+        plain: plain functions that exporters may put in the op's place, or None.
     """
+
+    kernel: Callable[..., Any]
+    fake: Callable[..., Any]
+    setup: Callable[..., None]
+    gradient: Callable[..., tuple[Tensor | None, ...]]
+    flops: Formula
+    vmap: Callable[..., Any] | None = None
+    plain: Callable[..., Any] | None = None
+
+
+def register(name: str, schema: str, rules: Rules) -> Any:
+    """Define `acmix::<name>`.
+
+    Args:
+        name: name of the op.
+        schema: its arguments and results, "(...) -> ...".
+        rules: the rest.
+
+    Returns:
+        The op, `torch.ops.acmix.<name>.default`.
+    """
+    _LIBRARY.define(name + schema)
+    packet = getattr(torch.ops.acmix, name)
+    op = packet.default
+    _LIBRARY.impl(name, _without_autocast(rules.kernel), "CompositeExplicitAutograd")
+    torch.library.register_fake(op, rules.fake)
+    torch.library.register_autograd(op, rules.gradient, setup_context=rules.setup)
+
+    def one_after_the_other(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return vmap_by_loop(op, info.batch_size, in_dims, arguments)
+
+    torch.library.register_vmap(op, rules.vmap or one_after_the_other)
+    register_flop_formula(packet, rules.flops)
+    if rules.plain is not None:
+        # The ONNX exporter takes them from torch's table of decompositions. Fake tensors of symbolic sizes would do so
+        # too, had they no entry in the table beside it: they must go on with the fake kernel, which knows the strides.
+        torch._decomp.register_decomposition(op)(rules.plain)
+        torch._decomp.register_decomposition(op, type="meta")(rules.fake)
+    return op
+
+
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The door has cast the inputs where autocast is on; inside it is off, or it would round what is in float32."""
 
     @functools.wraps(function)
     def kernel(x: Tensor, *rest: Any) -> Any:
@@ -30,17 +82,7 @@ def register_kernel(name: str, function: Callable[..., Any]) -> None:
         with torch.autocast(device, enabled=False):
             return function(x, *rest)
 
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-
-
-def register_decomposition(op: Any, function: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Give the ONNX exporter plain functions to put in an op's place.
-
-    It takes them from torch's table of decompositions. Fake tensors of symbolic sizes would do so too, had they no
-    entry in the table beside it: they must go on with `fake`, which knows the strides.
-    """
-    torch._decomp.register_decomposition(op)(function)
-    torch._decomp.register_decomposition(op, type="meta")(fake)
+    return kernel
 
 
 def or_empty(x: Tensor | None, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

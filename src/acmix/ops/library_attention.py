@@ -2,27 +2,16 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from acmix.ops.dispatch import load_backend
-from acmix.ops.flop_formulas import register_flop_formula
 from acmix.ops.geometry import output_size
 from acmix.ops.impl.torch.attention_graph import attention_backward_graph, attention_graph
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.layout import compute_dtype, empty_attention_output
-from acmix.ops.library import LIBRARY, or_empty, pull_back, register_decomposition, register_kernel, vmap_by_loop
+from acmix.ops.library import Rules, or_empty, pull_back, register, vmap_by_loop
 
 __all__ = ["local_attention_op"]
-
-_WINDOW = "int kernel_size, int stride, int dilation, float scale, str impl"
-LIBRARY.define(f"local_attention(Tensor q, Tensor k, Tensor v, Tensor? position, {_WINDOW}) -> (Tensor, Tensor)")
-LIBRARY.define(
-    "local_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? out, Tensor? lse, "
-    f"{_WINDOW}) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_FORWARD = torch.ops.acmix.local_attention.default
-_BACKWARD = torch.ops.acmix.local_attention_backward.default
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -163,20 +152,36 @@ def _backward_flops(grad_shape: Any, q_shape: Any, *rest: Any, out_shape: Any) -
     return _flops(q_shape, kernel_size, stride) * 5 // 2
 
 
-register_kernel("local_attention", _forward)
-register_kernel("local_attention_backward", _backward)
-torch.library.register_fake(_FORWARD, _forward_fake)
-torch.library.register_fake(_BACKWARD, _backward_fake)
-torch.library.register_autograd(_FORWARD, _forward_gradient, setup_context=_forward_setup)
-torch.library.register_autograd(_BACKWARD, _backward_gradient, setup_context=_backward_setup)
-torch.library.register_vmap(_FORWARD, _forward_vmap)
-torch.library.register_vmap(_BACKWARD, _backward_vmap)
-register_decomposition(_FORWARD, _decomposed, _forward_fake)
-register_flop_formula(torch.ops.acmix.local_attention, _forward_flops)
-register_flop_formula(torch.ops.acmix.local_attention_backward, _backward_flops)
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? position"
+_WINDOW = "int kernel_size, int stride, int dilation, float scale, str impl"
+_FORWARD = register(
+    "local_attention",
+    f"({_TENSORS}, {_WINDOW}) -> (Tensor, Tensor)",
+    Rules(
+        kernel=_forward,
+        fake=_forward_fake,
+        setup=_forward_setup,
+        gradient=_forward_gradient,
+        flops=_forward_flops,
+        vmap=_forward_vmap,
+        plain=_decomposed,
+    ),
+)
+_BACKWARD = register(
+    "local_attention_backward",
+    f"(Tensor grad, {_TENSORS}, Tensor? out, Tensor? lse, {_WINDOW}) -> (Tensor, Tensor, Tensor, Tensor)",
+    Rules(
+        kernel=_backward,
+        fake=_backward_fake,
+        setup=_backward_setup,
+        gradient=_backward_gradient,
+        flops=_backward_flops,
+        vmap=_backward_vmap,
+    ),
+)
 
 
 def local_attention_op(*arguments: Any) -> Tensor:
     """Call `acmix::local_attention` and keep its output."""
-    out: Tensor = torch.ops.acmix.local_attention(*arguments)[0]
+    out: Tensor = _FORWARD(*arguments)[0]
     return out

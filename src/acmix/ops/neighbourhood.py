@@ -7,12 +7,12 @@ from torch import Tensor
 from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_tensors, check_window
 from acmix.ops.dispatch import choose_backend
-from acmix.ops.impl.reference import neighbourhood as reference
+from acmix.ops.impl import reference
 from acmix.ops.impl.torch import neighbourhood_graph
 from acmix.ops.layout import compute_dtype
 from acmix.ops.library_neighbourhood import neighbourhood_aggregate_op, neighbourhood_project_op
 from acmix.ops.problem import Problem
-from acmix.ops.tracing import fixed, is_tracing, wants_plain_functions
+from acmix.ops.tracing import check_plain, fixed, is_tracing, wants_plain_functions
 
 __all__ = ["neighbourhood_aggregate", "neighbourhood_project"]
 
@@ -69,8 +69,9 @@ def neighbourhood_aggregate(weights: Tensor, v: Tensor, kernel_size: int, *, imp
     if backend == "reference":
         return reference.neighbourhood_aggregate(weights, v, kernel_size)
     if wants_plain_functions():
+        check_plain(_AGGREGATE, impl)
         return neighbourhood_graph.neighbourhood_aggregate(weights, v, kernel_size)
-    return neighbourhood_aggregate_op(weights, v, kernel_size)
+    return neighbourhood_aggregate_op(weights, v, kernel_size, backend)
 
 
 def neighbourhood_project(
@@ -113,5 +114,6 @@ def neighbourhood_project(
     if backend == "reference":
         return reference.neighbourhood_project(k, scale, shift, weight, kernel_size)
     if wants_plain_functions():
+        check_plain(_PROJECT, impl)
         return neighbourhood_graph.neighbourhood_project(k, scale, shift, weight, kernel_size)
-    return neighbourhood_project_op(k, scale, shift, weight, kernel_size)
+    return neighbourhood_project_op(k, scale, shift, weight, kernel_size, backend)

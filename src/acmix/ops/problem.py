@@ -6,7 +6,14 @@ import torch
 
 __all__ = ["OpName", "Problem"]
 
-OpName = Literal["local_attention", "convolution_path", "neighbourhood_aggregate", "neighbourhood_project"]
+OpName = Literal[
+    "local_attention",
+    "convolution_path",
+    "neighbourhood_aggregate",
+    "neighbourhood_project",
+    "window_attention",
+    "token_attention",
+]
 
 
 class Problem(NamedTuple):
@@ -16,7 +23,7 @@ class Problem(NamedTuple):
         op: name of the op.
         device: device type of the inputs, such as "cpu".
         dtype: dtype of the inputs.
-        kernel_size: window side K, or kernel side k of the convolution path.
+        kernel_size: window side K, the longer one of two; kernel side k of the convolution path; 0 without a window.
         head_width: channels of a head, D; of the map where there are no heads.
         stride: stride s.
         dilation: dilation d.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
 
 __all__ = ["check_plain", "fixed", "is_tracing", "wants_plain_functions"]
 
@@ -20,11 +21,11 @@ def is_tracing() -> bool:
 def wants_plain_functions() -> bool:
     """Whether the plain functions that an op stands for have to run in its place.
 
-    `torch.func` does not differentiate ops whose gradient is registered with torch.library. `torch.vmap` alone finds
-    their rules.
+    Neither `torch.func` nor forward-mode differentiation (`torch.autograd.forward_ad`) sees through ops whose gradient
+    is registered with torch.library. `torch.vmap` alone finds their rules.
     """
     if not torch._C._are_functorch_transforms_active():
-        return False
+        return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
     if torch.compiler.is_compiling():
         return True  # the tracer does not follow the question below
     return any(transform.key() != TransformType.Vmap for transform in retrieve_all_functorch_interpreters())
@@ -33,7 +34,10 @@ def wants_plain_functions() -> bool:
 def check_plain(op: str, impl: str) -> None:
     """Raise RuntimeError where plain functions were to run in place of a backend that was asked for by name."""
     if impl not in ("auto", "torch"):
-        raise RuntimeError(f"{op}: impl={impl!r} cannot run inside torch.func's transforms; use 'torch' or 'auto'.")
+        raise RuntimeError(
+            f"{op}: impl={impl!r} cannot run inside torch.func's transforms or forward-mode differentiation; use "
+            "'torch' or 'auto'."
+        )
 
 
 def fixed(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Attention within the windows of a map, as differentiable torch functions (Swin's W-MSA and SW-MSA)."""
+"""Attention within the windows of a map on torch's own operator, the backward pass by recomputation."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from acmix.ops.layout import compute_dtype
 
-__all__ = ["Windows", "window_attention", "window_attention_backward"]
+__all__ = ["Windows", "window_attention", "window_attention_backward", "window_attention_graph"]
 
 # What Swin adds to the logit of a key from the other end of the map; the authors' weights were trained with it.
 _FAR = -100.0
@@ -49,6 +49,17 @@ def window_attention(
     return out[:, : qkv.shape[1], : qkv.shape[2]].contiguous()
 
 
+def window_attention_graph(
+    qkv: Tensor, bias: Tensor, outside: Tensor | None, windows: Windows, dropout: float = 0.0
+) -> Tensor:
+    """The same for torch.func and forward-mode differentiation, which torch's operator does not have for a bias."""
+    q, k, v = _split(_padded(qkv, outside, windows), windows).to(compute_dtype(qkv.dtype)).unbind(0)
+    grid = windows.grid(qkv)
+    attended = F.dropout(_weights(q, k, bias, windows, grid), dropout) @ v
+    out = _merge(attended.unsqueeze(0), windows, grid).transpose(3, 4).flatten(3)
+    return out[:, : qkv.shape[1], : qkv.shape[2]].to(qkv.dtype).contiguous()
+
+
 def window_attention_backward(
     grad: Tensor, qkv: Tensor, bias: Tensor, outside: Tensor | None, windows: Windows
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -57,7 +68,7 @@ def window_attention_backward(
     padded = _padded(qkv, outside, windows)
     q, k, v = _split(padded, windows).to(wide).unbind(0)
     grid, scale = windows.grid(qkv), q.shape[-1] ** -0.5
-    weights = torch.softmax(q @ k.mT * scale + _masked(bias, windows, grid).to(wide), -1)
+    weights = _weights(q, k, bias, windows, grid)
     # [B, H, W, N * D] as the values' windows lie.
     grad = grad.to(wide).unflatten(3, (v.shape[2], v.shape[4])).transpose(3, 4)
     grad_out = _split(_padded(grad, None, windows), windows, 1)[0]
@@ -71,6 +82,11 @@ def window_attention_backward(
     if outside is None:
         return grad_qkv, grad_bias, None
     return grad_qkv, grad_bias, (grad_padded * _is_outside(qkv, windows)).sum((0, 1, 2)).to(outside.dtype)
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor, windows: Windows, grid: Pair) -> Tensor:
+    """[B, windows, N, K * K, K * K], of queries and keys [B, windows, N, K * K, D]."""
+    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + _masked(bias, windows, grid).to(q.dtype), -1)
 
 
 def _is_outside(x: Tensor, windows: Windows) -> Tensor:
