@@ -2,7 +2,8 @@
 
     python scripts/measure_shifts.py
 
-takes a few minutes on a quiet machine; `scripts/shift_tables.py` writes the tables again without measuring. All
+takes a few minutes on a quiet machine; `scripts/shift_tables.py` writes the tables again without measuring. One row is
+of this library's native kernels, and left out where they were not built; all others are of torch's operators. All
 variants start from the same tensors and, with kernels that start as shifts, give the same values: that is checked
 before any clock runs. They are timed in turns within one process, on one thread.
 """
@@ -27,7 +28,9 @@ import torch.nn.functional as F
 from shift_tables import RECORD, write_tables
 from torch import Tensor
 
+from acmix.functional import convolution_path
 from acmix.ops.decompositions import shift
+from acmix.ops.impl.cpu.native import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,6 +93,9 @@ class Case:
     def path_composed(self) -> Tensor:
         return self.grouped(self.pieces, torch.einsum("ciyx,ij->cjyx", self.all_sets, self.mix))
 
+    def path_kernels(self) -> Tensor:
+        return convolution_path(self.pieces, self.mix, self.all_sets, form="composed", impl="cpu")
+
     def convolve(self) -> Tensor:
         return F.conv2d(self.image, self.dense, padding=1)
 
@@ -122,7 +128,7 @@ class Variant:
 def variants(channels: int) -> list[Variant]:
     one, all_sets, composed = MIX_MACS + ONE_MACS, MIX_MACS + ALL_MACS, HEADS * MIX_MACS
     learned = ("pieces", "mix", "all_sets")
-    return [
+    ways = [
         Variant("sum", "shifts", PAD_AND_ADD, 0, lambda case: pad_and_add(case.maps)),
         Variant("sum", "in_place", ADD_IN_PLACE, 0, lambda case: add_in_place(case.maps)),
         Variant("sum", "one_set", ONE_SET, ONE_MACS, Case.sum_one_set),
@@ -132,9 +138,11 @@ def variants(channels: int) -> list[Variant]:
         Variant("path", "learnable", MIX + ONE_SET + REPEAT, one, Case.path_one_set, ("pieces", "mix", "one_set")),
         Variant("path", "all_sets", MIX + ALL_SETS, all_sets, Case.path_all_sets, learned),
         Variant("path", "composed", COMPOSED, composed, Case.path_composed, learned),
+        Variant("path", "kernels", COMPOSED, composed, Case.path_kernels, learned),
         Variant("scale", "dense", 2 * HEADS, HEADS * TAPS * channels, Case.convolve, ("image", "dense")),
         Variant("scale", "copy", 2 * TAPS, 0, lambda case: case.maps.clone()),
     ]
+    return [way for way in ways if MISSING is None or way.name != "kernels"]
 
 
 def check_equal(case: Case, ways: list[Variant]) -> None:

@@ -1,4 +1,9 @@
-"""Write the measured part of docs/idea.md from docs/records/shifts.json: no figure of it is typed by hand."""
+"""Write the measured part of docs/idea.md from docs/records/shifts.json: no figure of it is typed by hand.
+
+    python scripts/shift_tables.py
+
+`scripts/measure_shifts.py` makes the record, and calls this.
+"""
 
 import json
 from pathlib import Path
@@ -21,6 +26,7 @@ PATH = {
     "learnable": "learnable kernels, one set",
     "all_sets": "learnable kernels, N sets",
     "composed": "N sets, composed with the mix",
+    "kernels": "the same, this library's kernels",
 }
 
 Row: TypeAlias = dict[str, Any]
@@ -74,6 +80,8 @@ def path_table(record: Record) -> str:
         ("scale", "dense", "*dense 3x3 convolution*"),
     ]:
         rows, steps = record.rows(part, variant), record.rows(part, variant, "training")
+        if not rows:  # measured where the kernels were not built
+            continue
         cells = [f"{row['median_ms']:.1f} / {step['median_ms']:.1f}" for row, step in zip(rows, steps, strict=True)]
         lines.append((label, rows, cells))
     return table(record, "the whole path", lines)
@@ -81,10 +89,10 @@ def path_table(record: Record) -> str:
 
 def verdict(group_to_shifts: list[float]) -> str:
     if min(group_to_shifts) > 1:
-        return "**On this processor group convolution is not the cure: the paper's order is turned round.**"
+        return "**On this processor torch's group convolution is not the cure: the paper's order is turned round.**"
     if max(group_to_shifts) < 1:
-        return "**Group convolution is the cure, as in the paper.**"
-    return "**Group convolution is the cure at some of the stages only.**"
+        return "**Torch's group convolution is the cure, as in the paper.**"
+    return "**Torch's group convolution is the cure at some of the stages only.**"
 
 
 def reading(record: Record, onednn: str) -> str:
@@ -118,7 +126,27 @@ def reading(record: Record, onednn: str) -> str:
         "* **What composing changes.** One group convolution that reads q, k and v, the mix folded into its weights, "
         f"takes {span(composed)} times as long as the two steps, {span(composed_step)} times in a training step."
     )
-    return "\n".join((passes, groups, kernels, composing))
+    return "\n".join((passes, groups, kernels, composing, *native(record)))
+
+
+def native(record: Record) -> list[str]:
+    """What the library's own kernels change, where they were measured."""
+    if not record.rows("path", "kernels"):
+        return []
+    forward, step = (record.ratios("path", "kernels", "composed", mode) for mode in ("forward", "training"))
+    shifts = record.ratios("path", "kernels", "shifts")
+    return [
+        "* **What kernels for narrow groups change.** This library's take "
+        f"{span(forward)} times as long as torch's composed convolution, {span(step)} times in a training step, and "
+        f"{span(shifts)} times as long as tensor shifts."
+    ]
+
+
+def machine_state(load: float, threads: int) -> str:
+    """How quiet the machine was before the measurement."""
+    if load <= threads:
+        return f"load average {load} before"
+    return f"load average {load} before: other programs ran beside, turns in which they took the core were repeated"
 
 
 def pedigree(record: dict[str, Any]) -> str:
@@ -126,7 +154,7 @@ def pedigree(record: dict[str, Any]) -> str:
     return (
         f"Milliseconds, medians of {settings['rounds']} turns; {device['name']} ({record['instruction_set']}), "
         f"{device['threads']} thread, PyTorch {versions['torch']}, batch {settings['batch']}, {settings['dtype']}, "
-        f"load average {record['load_average_before']} before, commit `{record['commit'][:10]}`. "
+        f"{machine_state(record['load_average_before'], device['threads'])}; commit `{record['commit'][:10]}`. "
         "In brackets: times the first row. With a slash: forward / training step. "
         "All figures: [records/shifts.json](records/shifts.json)."
     )

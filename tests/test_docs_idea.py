@@ -69,6 +69,38 @@ def test_verdict_follows_the_figures(shift_tables: ModuleType, ratios: list[floa
     assert words in shift_tables.verdict(ratios)
 
 
+def test_figures_say_what_they_are_of() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert "### Measured: torch's own operators" in text
+    assert "torch's group convolution" in text.split("### Measured")[1].lower()
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (11.04, True)], ids=["quiet", "busy"])
+def test_a_measurement_beside_other_programs_says_so(shift_tables: ModuleType, load: float, busy: bool) -> None:
+    assert ("other programs ran beside" in shift_tables.machine_state(load, threads=1)) == busy
+
+
+def test_the_row_of_the_kernels_is_there_where_they_were_measured(shift_tables: ModuleType) -> None:
+    record = json.loads(shift_tables.RECORD.read_text(encoding="utf-8"))
+    for stage in record["stages"]:
+        others = [row for row in stage["results"] if row["variant"] != "kernels"]
+        composed = [row for row in others if row["variant"] == "composed"]
+        ours = [{**row, "variant": "kernels", "median_ms": row["median_ms"] / 5} for row in composed]
+        stage["results"] = others + ours
+    text = shift_tables.measured(record)
+    assert "| the same, this library's kernels | 16 |" in text
+    assert "This library's take 0.2 times as long as torch's composed convolution, 0.2 times in a training step" in text
+    for stage in record["stages"]:
+        stage["results"] = [row for row in stage["results"] if row["variant"] != "kernels"]
+    assert "kernels |" not in shift_tables.measured(record).replace("learnable kernels", "")
+
+
+@pytest.mark.slow
+def test_all_ways_compute_the_same(scripts: None) -> None:
+    script = importlib.import_module("measure_shifts")
+    script.check_equal(script.Case(64, 9), script.variants(64))
+
+
 def test_the_figures_draw_and_no_text_covers_another(scripts: None, tmp_path: Path) -> None:
     draw_idea = importlib.import_module("draw_idea")
     for name, draw in draw_idea.FIGURES.items():
