@@ -51,3 +51,12 @@ def test_the_digits_are_prepared_by_their_own_statistics() -> None:
     normalised = (load_digits().images / 16 - preparation.mean[0]) / preparation.std[0]
     assert (preparation.channels, preparation.image_size) == (1, 8)
     assert (normalised.mean(), normalised.std()) == pytest.approx((0, 1), abs=1e-4)
+
+
+def test_a_checkpoint_of_another_network_is_told_in_the_common_words(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pt", 3)
+    with pytest.raises(acmix.UserError, match="does not fit conv_resnet14: ") as caught:
+        load_trained(path, "conv_resnet14", SMALL)
+    told = str(caught.value)
+    assert "4 missing: layer1.0.conv2.weight, layer2.0.conv2.weight" in told
+    assert "48 foreign: layer1.0.conv2.*, layer2.0.conv2.*" in told

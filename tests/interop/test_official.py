@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import acmix
+from acmix.interop import MisfitError
 from acmix.nn.authors_keys import AUTHORS_KEYS
 
 SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "num_classes": 5}
@@ -76,6 +77,34 @@ def test_zero_bias_changes_nothing_and_a_real_one_counts(model: torch.nn.Module)
     assert not torch.allclose(acmix.load_official(fresh, one)(x), plain)
 
 
+def with_bias(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict of a fork whose `dep_conv` has a bias."""
+    names = [name for name in state if name.endswith("dep_conv.weight")]
+    return state | {name.replace("weight", "bias"): torch.randn(len(state[name])).double() for name in names}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_a_bias_goes_into_the_norm_behind_the_layer(training: bool) -> None:
+    options = SMALL | {"dtype": torch.float64}
+    plain = acmix.create_model("acmix_resnet26", **options).train(training)
+    faithful = acmix.create_model("acmix_resnet26", **options, acmix={"conv_bias": True}).train(training)
+    state = with_bias(authors_state(plain))
+    names = plain.state_dict().keys()
+    acmix.load_official(plain, state)
+    acmix.load_official(faithful, state)
+    assert plain.state_dict().keys() == names
+    assert torch.equal(faithful.layer1[0].conv2.shift.bias, state["layer1.0.conv2.dep_conv.bias"])
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), faithful(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_by_itself_gets_the_bias_as_a_parameter() -> None:
+    layer = torch.nn.Sequential(acmix.ACmix(8, 8))
+    state = {f"0.{THEIRS[name]}": value for name, value in layer[0].state_dict().items()}
+    acmix.load_official(layer, state | {"0.dep_conv.bias": torch.arange(8.0)})
+    assert torch.equal(layer[0].shift.bias, torch.arange(8.0))
+
+
 def test_counters_may_be_absent(model: torch.nn.Module) -> None:
     state = {k: v for k, v in authors_state(model).items() if not k.endswith("num_batches_tracked")}
     acmix.load_official(model, state)
@@ -95,6 +124,53 @@ def test_a_misfit_is_listed_and_nothing_is_loaded(model: torch.nn.Module) -> Non
     assert "1 foreign: extra.weight" in message
     assert "fc.weight (7, 64), expected (5, 64)" in message
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_long_list_names_whole_parts_and_the_error_has_all(model: torch.nn.Module) -> None:
+    state = {k: v for k, v in authors_state(model).items() if not k.startswith("layer3.")}
+    del state["bn1.bias"]
+    with pytest.raises(MisfitError, match=r"\d\d missing: bn1\.bias, layer3\.\*$") as caught:
+        acmix.load_official(model, state)
+    names = [name for name in model.state_dict() if name.startswith(("layer3.", "bn1.bias"))]
+    assert list(caught.value.misfits.missing) == [name for name in names if not name.endswith("num_batches_tracked")]
+
+
+def test_a_list_that_is_cut_says_how_much_more_there_is(model: torch.nn.Module) -> None:
+    wider = acmix.create_model("acmix_resnet26", **SMALL | {"channels": (16, 16, 32, 32)})
+    told = r"\d+ of another shape: .* and \d+ more \(the error's `misfits` names all\)$"
+    with pytest.raises(MisfitError, match=told) as caught:
+        acmix.load_official(wider, authors_state(model))
+    assert ("layer4.0.bn1.weight", (16,), (32,)) in caught.value.misfits.reshaped
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_classes": 0}, "left out what this ResNet has no place for: fc.weight, fc.bias"),
+        ({"features_only": True}, "left out what this FeatureListNet has no place for: fc.weight, fc.bias"),
+        ({"features_only": True, "feature_cls": "getter"}, "FeatureGetterNet has no place for: fc.weight, fc.bias"),
+        ({"features_only": True, "out_indices": (1, 3)}, r"has no place for: layer4\.\*, fc\.\*"),
+    ],
+    ids=["no classes", "features", "getter", "fewer features"],
+)
+def test_a_backbone_starts_from_a_classifier(model: torch.nn.Module, options: dict[str, Any], told: str) -> None:
+    state = authors_state(model)
+    network = acmix.create_model("acmix_resnet26", **SMALL | options).eval()
+    with pytest.warns(UserWarning, match=told):
+        acmix.load_official(network, state)
+    x, classifier = torch.randn(2, 3, 64, 64), acmix.load_official(model, state)
+    if "features_only" not in options:
+        torch.testing.assert_close(network(x), classifier.forward_head(classifier.forward_features(x), pre_logits=True))
+        return
+    maps = classifier.forward_intermediates(x, indices=list(options.get("out_indices", range(5))))[1]
+    for ours, theirs in zip(network(x), maps, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_backbone_still_refuses_what_is_foreign(model: torch.nn.Module) -> None:
+    network = acmix.create_model("acmix_resnet26", **SMALL | {"num_classes": 0})
+    with pytest.raises(acmix.UserError, match=r"nothing was loaded: 1 foreign: extra\.weight$"):
+        acmix.load_official(network, authors_state(model) | {"extra.weight": torch.zeros(1)})
 
 
 class Foreign:

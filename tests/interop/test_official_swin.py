@@ -73,6 +73,46 @@ def test_zero_bias_changes_nothing_and_a_real_one_counts(model: nn.Module) -> No
     assert (other - plain).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_a_bias_goes_into_the_output_projection(training: bool) -> None:
+    options = SMALL | {"dtype": torch.float64, "drop_path_rate": 0.0}
+    plain = acmix.create_model("acmix_swin_tiny", **options).train(training)
+    faithful = acmix.create_model("acmix_swin_tiny", **options, acmix={"conv_bias": True}).train(training)
+    state, names = authors_state(plain), plain.state_dict().keys()
+    weights = [name for name in state if name.endswith("dep_conv.weight")]
+    state |= {name.replace("weight", "bias"): torch.randn(len(state[name])).double() for name in weights}
+    acmix.load_official(plain, state)
+    acmix.load_official(faithful, state)
+    assert plain.state_dict().keys() == names
+    assert torch.equal(faithful.layers[0].blocks[1].attn.shift.bias, state["layers.0.blocks.1.attn.dep_conv.bias"])
+    x = torch.randn(2, 3, 50, 66, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), faithful(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_classes": 0}, "left out what this SwinTransformer has no place for: head.weight, head.bias"),
+        ({"features_only": True}, r"has no place for: norm\.weight, norm\.bias, head\.weight, head\.bias"),
+        ({"features_only": True, "out_indices": (0, 1)}, r"has no place for: layers_2\.\*, norm\.\*, head\.\*"),
+    ],
+    ids=["no classes", "features", "fewer features"],
+)
+def test_a_backbone_starts_from_a_classifier(model: nn.Module, options: dict[str, Any], told: str) -> None:
+    state = authors_state(model)
+    network = acmix.create_model("acmix_swin_tiny", **SMALL | options).eval()
+    with pytest.warns(UserWarning, match=told):
+        acmix.load_official(network, state)
+    x, classifier = torch.randn(2, 3, 56, 56), acmix.load_official(model, state)
+    if "features_only" not in options:
+        torch.testing.assert_close(network(x), classifier.forward_head(classifier.forward_features(x), pre_logits=True))
+        return
+    indices = list(options.get("out_indices", range(3)))
+    maps = classifier.forward_intermediates(x, indices=indices, intermediates_only=True)
+    for ours, theirs in zip(network(x), maps, strict=True):
+        torch.testing.assert_close(ours.permute(0, 3, 1, 2), theirs)
+
+
 def test_a_misfit_is_listed_and_nothing_is_loaded(model: nn.Module) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = authors_state(model)

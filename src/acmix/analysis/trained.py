@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from acmix.analysis.scene import Preparation
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint, read_state_dict
+from acmix.interop.misfits import MisfitError, find_misfits
 from acmix.packages import require
 
 __all__ = ["TrainedNetwork", "build_untrained", "load_trained"]
 
-_SHOWN_NAMES = 3
 # What timm takes where a network says nothing itself.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -93,7 +93,9 @@ def load_trained(path: Path, name: str | None = None, model_args: Mapping[str, A
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit {wanted}: {_in_one_line(error)}; give its --model NAME") from error
+        misfits = find_misfits(model, state)
+        different = misfits.told() or str(error).splitlines()[0]
+        raise MisfitError(f"{path} does not fit {wanted}: {different}; give its --model NAME", misfits) from error
     told = checkpoint.get("input") or {}
     return TrainedNetwork(wanted, model.eval(), _preparation(model, arguments, told), bool(told))
 
@@ -112,17 +114,6 @@ def _sizes_from_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[s
         if weight is not None and weight.ndim > dimension:
             sizes[argument] = weight.shape[dimension]
     return sizes
-
-
-def _in_one_line(error: RuntimeError) -> str:
-    """Shortens torch's list of differences to its first lines."""
-    lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-    short = []
-    for line in lines[:_SHOWN_NAMES]:
-        names = line.split(", ")
-        more = len(names) - _SHOWN_NAMES
-        short.append(", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else ""))
-    return "; ".join(line.rstrip(". ") for line in short)
 
 
 def _preparation(model: nn.Module, arguments: Mapping[str, Any], told: Mapping[str, Any]) -> Preparation:

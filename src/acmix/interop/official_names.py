@@ -12,17 +12,21 @@ from torch import Tensor, nn
 from acmix.nn import ACmix, ShiftedWindowACmix
 from acmix.nn.authors_keys import AUTHORS_KEYS, WINDOW_KEYS
 
-__all__ = ["AuthorsLayer", "authors_layers", "layer_names", "network_names"]
+__all__ = ["COMPUTED", "AuthorsLayer", "authors_layers", "layer_names", "network_names"]
 
 AuthorsLayer = ACmix | ShiftedWindowACmix
 
 # Buffers of Swin that follow from sizes alone.
-_COMPUTED = (".relative_position_index", ".attn_mask")
+COMPUTED = (".relative_position_index", ".attn_mask")
 _LAST_OF_STAGE = "layers.0.downsample.reduction.weight"
+# Where timm lists features, the stages stand side by side: `layers_0`.
+_STAGE_AMONG_FEATURES = "layers_"
 
 
 def network_names(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The authors' state dict with this library's names outside of ACmix layers; names within them stay theirs.
+
+    A state dict of this library stays as it is.
 
     Args:
         state: what the authors' file holds.
@@ -31,15 +35,18 @@ def network_names(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     Returns:
         The same tensors, but those that the network computes.
     """
-    kept = {name: value for name, value in state.items() if name in expected or not name.endswith(_COMPUTED)}
+    kept = {name: value for name, value in state.items() if name in expected or not name.endswith(COMPUTED)}
     # The original Swin shrinks the map at the end of a stage, timm's at the start of the next one.
     later = _LAST_OF_STAGE in kept and _LAST_OF_STAGE not in expected
-    return {_swin_name(name, expected, 1 if later else 0): value for name, value in kept.items()}
+    named = {_swin_name(name, expected, 1 if later else 0): value for name, value in kept.items()}
+    if any(name.startswith(_STAGE_AMONG_FEATURES) for name in expected):
+        return {re.sub(r"^layers\.", _STAGE_AMONG_FEATURES, name): value for name, value in named.items()}
+    return named
 
 
 def _swin_name(name: str, expected: Mapping[str, Tensor], later: int) -> str:
     if found := re.match(r"layers\.(\d+)\.(downsample\..+)", name):
-        return f"layers.{int(found[1]) + later}.{found[2]}"
+        name = f"layers.{int(found[1]) + later}.{found[2]}"
     head = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", name)
     return head if head in expected else name
 

@@ -3,11 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from acmix.errors import UserError
-from acmix.interop import load_official, read_state_dict
+from acmix.interop import MisfitError, load_official, read_state_dict
 from acmix.models.registry import create_model
 
 __all__ = ["add_arguments", "run"]
@@ -15,6 +16,7 @@ __all__ = ["add_arguments", "run"]
 _SUFFIX = ".safetensors"
 # What the classifier is called: by the authors in Swin, here in Swin, by both in ResNet.
 _HEADS = ("head.weight", "head.fc.weight", "fc.weight")
+_WITH_BIAS = {"conv_bias": True}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
     theirs = read_state_dict(args.checkpoint)
-    model = _network(args.model, theirs)
     try:
-        load_official(model, theirs)
-    except UserError as error:
-        told = str(error).replace("the state dict does not fit", f"{args.checkpoint} does not fit", 1)
+        model, options = _loaded(args.model, theirs)
+    except MisfitError as error:
+        told = f"{args.checkpoint} does not fit {args.model}, nothing was written: {error.misfits.told(None)}"
         raise UserError(f"{told}; is {args.model} its network?") from error
     _write(model.state_dict(), output)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -61,13 +62,21 @@ def run(args: argparse.Namespace) -> int:
         f"{args.checkpoint}: {args.model}, {count:,} parameters in {len(model.state_dict())} tensors, "
         f"{model.num_classes} classes\nWritten: {output}\n"
     )
+    if options:
+        sys.stdout.write(f"It fits create_model({args.model!r}, {options}): no other parameter can carry its biases\n")
     return 0
 
 
-def _network(name: str, theirs: dict[str, Tensor]) -> nn.Module:
-    """The network with as many classes as the checkpoint has."""
+def _loaded(name: str, theirs: dict[str, Tensor]) -> tuple[nn.Module, str]:
+    """The network with the checkpoint's weights and number of classes, and options that its own file needs besides."""
     classes = [int(theirs[head].shape[0]) for head in _HEADS if head in theirs]
-    return create_model(name, **({"num_classes": classes[0]} if classes else {}))
+    options: dict[str, Any] = {"num_classes": classes[0]} if classes else {}
+    model = create_model(name, **options)
+    plain = model.state_dict().keys()
+    load_official(model, theirs)
+    if model.state_dict().keys() == plain:
+        return model, ""
+    return load_official(create_model(name, **options, acmix=_WITH_BIAS), theirs), f"acmix={_WITH_BIAS}"
 
 
 def _write(state: dict[str, Tensor], output: Path) -> None:

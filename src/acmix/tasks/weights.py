@@ -4,9 +4,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from acmix.errors import UserError
+from acmix.interop.biases import load_folded
 from acmix.interop.checkpoint import read_state_dict
-from acmix.tasks.same_network import difference
+from acmix.interop.misfits import MisfitError, find_misfits
+from acmix.interop.official_names import network_names
 
 __all__ = ["load_weights"]
 
@@ -24,18 +25,19 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     Raises:
         UserError: The file cannot be read or holds another network.
     """
-    stored = read_state_dict(path)
     state = network.state_dict()
+    stored = network_names(read_state_dict(path), state)
     head = _head_names(network)
     new_head = [name for name in head if name in stored and stored[name].shape != state[name].shape]
     merged = {name: value for name, value in stored.items() if name not in new_head}
     merged |= {name: state[name] for name in new_head}
     try:
         # The network's own hooks translate foreign names, such as those of the authors' ACmix layers.
-        network.load_state_dict(dict(merged), strict=True)
+        load_folded(network, merged)
     except RuntimeError as error:
-        told = difference(merged, state) or str(error).splitlines()[0]
-        raise UserError(f"{path} holds the weights of another network: {told}") from error
+        misfits = find_misfits(network, merged)
+        told = misfits.told() or str(error).splitlines()[0]
+        raise MisfitError(f"{path} holds the weights of another network: {told}", misfits) from error
     if not new_head:
         return f"weights of {path}"
     return f"weights of {path}; its head is for {_classes(stored, head)} classes, a new one for {_classes(state, head)}"
