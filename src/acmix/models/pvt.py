@@ -6,35 +6,26 @@ Weights of PVT's own code load into the networks without ACmix.
 from collections.abc import Callable
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models import build_model_with_cfg
 from torch import nn
 
 from acmix.models.pvt_network import PyramidVisionTransformer
 from acmix.models.pvt_weights import fit_weights
 from acmix.models.registry import register
+from acmix.models.timm_configs import imagenet_configs
 
 __all__: list[str] = []
 
 # Blocks in each stage.
 DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3)}
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{family}_{size}": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": None,
-            "crop_pct": 0.9,
-            "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "stages.0.patch_embed.proj",
-            "classifier": "head",
-        }
-        for family in ("pvt", "acmix_pvt")
-        for size in DEPTHS
-    }
+default_cfgs = imagenet_configs(
+    [f"{family}_{size}" for family in ("pvt", "acmix_pvt") for size in DEPTHS],
+    first_conv="stages.0.patch_embed.proj",
+    classifier="head",
+    pool_size=None,
+    crop_pct=0.9,
+    interpolation="bicubic",
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from acmix.models.options import check_mixer, rate_names
 from acmix.models.pvt_stage import PositionEmbedding, PVTBlock, PVTMixer, PVTStage
+from acmix.models.staged_network import StagedNetwork, StageResult
 from acmix.nn.spatial_reduction import Size
 from acmix.nn.two_paths import Factory
 
@@ -23,7 +24,7 @@ POOLS = ("token", "avg", "")
 _NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
-class PyramidVisionTransformer(nn.Module):
+class PyramidVisionTransformer(StagedNetwork):
     """PVT v1 for images of any size, with a choice of what mixes the tokens.
 
     Images and maps that are no multiple of the patches get zeros at their bottom and right; maps that are no multiple
@@ -54,6 +55,8 @@ class PyramidVisionTransformer(nn.Module):
     Raises:
         ValueError: an argument is out of its range; the message names it.
     """
+
+    classifier = "head"
 
     def __init__(  # noqa: PLR0913  # ruff counts what stands after `*`
         self,
@@ -130,16 +133,6 @@ class PyramidVisionTransformer(nn.Module):
         blocks = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)", (0,)), (r"^norm", (99999,))]
         return {"stem": stem, "blocks": blocks}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the blocks' inputs alone for the backward pass, and compute the rest again."""
-        for stage in self.modules():
-            if isinstance(stage, PVTStage):
-                stage.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new last layer for so many classes, none for 0."""
         self.num_classes = num_classes
@@ -148,48 +141,17 @@ class PyramidVisionTransformer(nn.Module):
         self.head = nn.Linear(self.num_features, num_classes, **made) if num_classes > 0 else nn.Identity()
         self.head.train(self.training)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """The maps of the stages, and what `forward_features` returns.
-
-        Args:
-            x: images [B, C_in, H, W].
-            indices: stages to return: the last n, or those of a list; all by default.
-            norm: whether the last stage's map goes through the last norm.
-            stop_early: whether to leave out the stages behind the last one asked for.
-            output_fmt: "NCHW".
-            intermediates_only: whether to return the maps alone.
-
-        Returns:
-            The list of maps [B, C, h, w], or (tokens [B, T + h * w, C], maps). Their memory format is the images'.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"{type(self).__name__}: output_fmt={output_fmt!r}, expected 'NCHW'.")
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        intermediates = []
-        for index, stage in enumerate(self._stages()):
-            if index > last and stop_early:
-                break
-            tokens, size = stage(x)
-            final = index == len(self.stages) - 1
-            normed = self.norm(tokens) if final else tokens
-            x = _map(tokens, size, stage.num_prefix_tokens)
-            if index in wanted:
-                feature = _map(normed, size, stage.num_prefix_tokens) if norm else x
-                intermediates.append(feature.contiguous(memory_format=layout))
-        return intermediates if intermediates_only else (normed, intermediates)
-
-    def _stages(self) -> list[PVTStage]:
+    def stages_in_order(self) -> list[PVTStage]:
+        """The stages that are there, first to last."""
         return [stage for stage in self.stages if isinstance(stage, PVTStage)]
+
+    def run_stage(self, index: int, x: Tensor) -> StageResult:
+        """Tokens [B, T + h * w, C] come out of the last stage, normed, the class token first."""
+        stage = self.stages_in_order()[index]
+        tokens, size = stage(x)
+        normed = self.norm(tokens) if index == len(self.stages) - 1 else tokens
+        x, map_of_normed = (_map(of_stage, size, stage.num_prefix_tokens) for of_stage in (tokens, normed))
+        return StageResult(normed, x, map_of_normed)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -207,14 +169,6 @@ class PyramidVisionTransformer(nn.Module):
             self.reset_classifier(0, "")
         return list(wanted)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images [B, C_in, H, W] -> tokens [B, 1 + h * w, C] of the last stage, normed, the class token first."""
-        for stage in self._stages():
-            tokens, size = stage(x)
-            x = _map(tokens, size, stage.num_prefix_tokens)
-        out: Tensor = self.norm(tokens)
-        return out
-
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens [B, 1 + h * w, C] -> logits [B, num_classes], or what goes into the last layer."""
         if self.global_pool == "token":
@@ -224,10 +178,6 @@ class PyramidVisionTransformer(nn.Module):
         x = self.head_drop(x)
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C_in, H, W] -> logits [B, num_classes]."""
-        return self.forward_head(self.forward_features(x))
 
 
 def _map(tokens: Tensor, size: Size, prefix: int) -> Tensor:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models import build_model_with_cfg
 from torch import nn
 
 from acmix.models.registry import register
 from acmix.models.san_network import SAN
+from acmix.models.timm_configs import imagenet_configs
 
 __all__: list[str] = []
 
@@ -16,23 +17,13 @@ DEPTHS = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
 
 _MIXERS = {"san{}": "patchwise", "san{}_pairwise": "pairwise", "acmix_san{}": "acmix"}
 
-default_cfgs = generate_default_cfgs(
-    {
-        family.format(depth): {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": (7, 7),
-            "crop_pct": 0.875,
-            "interpolation": "bilinear",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "stem.conv",
-            "classifier": "fc",
-        }
-        for family in _MIXERS
-        for depth in DEPTHS
-    }
+default_cfgs = imagenet_configs(
+    [family.format(depth) for family in _MIXERS for depth in DEPTHS],
+    first_conv="stem.conv",
+    classifier="fc",
+    pool_size=(7, 7),
+    crop_pct=0.875,
+    interpolation="bilinear",
 )
 
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from acmix.models.options import rate_names
 from acmix.models.san_stage import MIXERS, SANBlock, SANMixer, SANStage, SANStem, make_mixer
+from acmix.models.staged_network import StagedNetwork, StageResult
 from acmix.nn.two_paths import Factory
 
 __all__: list[str] = ["SAN"]
 
 
-class SAN(nn.Module):
+class SAN(StagedNetwork):
     """Self-attention network for images of any size, with a choice of what mixes the pixels.
 
     A 1x1 convolution at the images' own size, then stages that halve the map each, all without a stride.
@@ -41,6 +42,7 @@ class SAN(nn.Module):
         ValueError: an argument is out of its range; the message names it.
     """
 
+    classifier = "fc"
     feature_info: list[dict[str, Any]]
 
     def __init__(  # noqa: PLR0913  # ruff counts what stands after `*`
@@ -85,6 +87,10 @@ class SAN(nn.Module):
         """The stages that are there, first to last."""
         return [module for module in self.children() if isinstance(module, SANStage)]
 
+    def stages_in_order(self) -> list[SANStage]:
+        """The same, as every network of stages has it."""
+        return self.stages
+
     def no_weight_decay(self) -> set[str]:
         """Names of the rates, which are no weights."""
         return rate_names(self)
@@ -94,16 +100,6 @@ class SAN(nn.Module):
         fine = [(r"^layer(\d+)\.blocks\.(\d+)", None), (r"^layer(\d+)\.conv", (0,)), (r"^layer(\d+)\.bn", (99999,))]
         return {"stem": r"^stem", "blocks": r"^layer(\d+)" if coarse else fine}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the blocks' inputs alone for the backward pass, and compute the rest again."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        classifier: nn.Module = self.fc
-        return classifier
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new last layer for so many classes, none for 0."""
         self.num_classes = num_classes
@@ -111,40 +107,6 @@ class SAN(nn.Module):
         made = get_device_dtype(self)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool, **made)
         self.fc.train(self.training)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """The maps of the stages, and what `forward_features` returns.
-
-        Args:
-            x: images [B, C_in, H, W].
-            indices: stages to return: the last n, or those of a list; all by default.
-            norm: of no effect: every stage ends with its norm.
-            stop_early: whether to leave out the stages behind the last one asked for.
-            output_fmt: "NCHW".
-            intermediates_only: whether to return the maps alone.
-
-        Returns:
-            The list of maps [B, C, h, w], or (the last map, maps).
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"{type(self).__name__}: output_fmt={output_fmt!r}, expected 'NCHW'.")
-        stages = self.stages
-        wanted, last = feature_take_indices(len(stages), indices)
-        intermediates = []
-        x = self.stem(x)
-        for index, stage in enumerate(stages[: last + 1] if stop_early else stages):
-            x = stage(x)
-            if index in wanted:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -159,21 +121,20 @@ class SAN(nn.Module):
             self.reset_classifier(0, "")
         return wanted
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images [B, C_in, H, W] -> the last stage's map [B, C, h, w]."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return x
+    def run_stem(self, x: Tensor) -> Tensor:
+        """Images [B, C_in, H, W] -> [B, stem_chs, ceil(H / 2), ceil(W / 2)]."""
+        out: Tensor = self.stem(x)
+        return out
+
+    def run_stage(self, index: int, x: Tensor) -> StageResult:
+        """Its map is all that comes out of a stage, which ends with its norm."""
+        x = self.stages[index](x)
+        return StageResult(x, x, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last stage's map -> logits [B, num_classes], or pooled features."""
         x = nn.functional.dropout(self.global_pool(x), self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C_in, H, W] -> logits [B, num_classes]."""
-        return self.forward_head(self.forward_features(x))
 
 
 def _check(mixer: str, acmix: Mapping[str, Any] | None, per_stage: Mapping[str, Sequence[int]]) -> None:

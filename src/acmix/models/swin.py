@@ -7,7 +7,7 @@ start. The control is timm's own `swin_tiny_patch4_window7_224`.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models import build_model_with_cfg
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, checkpoint_filter_fn
 from timm.models.swin_transformer import SwinTransformer as TimmSwinTransformer
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from acmix.models.options import Mixer, check_mixer, rate_names
 from acmix.models.registry import register
 from acmix.models.swin_parts import PaddedPatchEmbed, PaddedPatchMerging, attend, convolve
+from acmix.models.timm_configs import imagenet_configs
 
 __all__: list[str] = ["SwinTransformer"]
 
@@ -65,22 +66,13 @@ class SwinTransformer(TimmSwinTransformer):
         return {*super().no_weight_decay(), *rate_names(self)}
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"acmix_swin_{size}": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": (7, 7),
-            "crop_pct": 0.9,
-            "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head.fc",
-        }
-        for size in DEPTHS
-    }
+default_cfgs = imagenet_configs(
+    [f"acmix_swin_{size}" for size in DEPTHS],
+    first_conv="patch_embed.proj",
+    classifier="head.fc",
+    pool_size=(7, 7),
+    crop_pct=0.9,
+    interpolation="bicubic",
 )
 
 
