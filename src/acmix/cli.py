@@ -39,6 +39,7 @@ COMMANDS = {
     "test": Command("evaluate a checkpoint on the test data", "acmix.tasks.command", True),
     "predict": Command("write a checkpoint's answer for each image as a table", "acmix.tasks.command", True),
     "analyze": Command("show what a trained network learned: alpha, beta, where it looks", "acmix.analysis.command"),
+    "bench": Command("time operators and networks against what they replace", "acmix.bench.command"),
     "info": Command("list models, backends and what a model costs", "acmix.analysis.info_command"),
     "import": Command(
         "turn a checkpoint of the authors' code into weights of this library", "acmix.models.import_command"
@@ -108,6 +109,7 @@ def _dispatch(words: list[str]) -> int:
     if command.reads_arguments:
         return int(module.run(words))
     parser = _Parser(prog=f"acmix {name}", description=command.help)
+    parser.set_defaults(words=words)  # records say what was asked for
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(words[1:])))
 
