@@ -22,6 +22,17 @@ from layer_comparison import randn
 
 SIZE = 64
 
+# What makes a network as small as it can be without losing a kind of layer, by a word of its name.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "resnet": {"layers": (1, 1, 1, 1)},
+    # Two blocks, that one be dropped and one not, and two windows; more repeat them and take a compiler long.
+    "san": {"layers": (1, 1, 0, 0), "kernels": (3, 7, 7, 7), "channels": (64, 128, 128, 192)},
+    # A quarter of the channels: the same kinds of layers in a fraction of the time.
+    "pvt": {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 80, 128), "img_size": SIZE},
+    # Two blocks in a stage: the second one shifts its windows. timm drops paths of Swin unless told otherwise.
+    "swin": {"depths": (2, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 3, 4), "drop_path_rate": 0.0},
+}
+
 
 def images(batch: int = 2, channels: int = 3, height: int = SIZE, width: int = SIZE, seed: int = 0) -> Tensor:
     return randn(batch, channels, height, width, seed=seed, dtype=torch.float32)
@@ -48,8 +59,8 @@ class NetworkSuite:
     name: ClassVar[str]
     """One network of the family."""
 
-    shallow: ClassVar[dict[str, Any]] = {"layers": (1, 1, 1, 1)}
-    """What makes the network as small as it can be without losing a kind of layer."""
+    shallow: ClassVar[dict[str, Any]] = SHALLOW["resnet"]
+    """What makes the network small."""
 
     channels: ClassVar[tuple[int, ...]] = (64, 256, 512, 1024, 2048)
     reductions: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32)

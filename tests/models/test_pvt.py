@@ -14,7 +14,7 @@ from acmix.models.pvt_stage import ConvolutionMixer, SubSampleAttention
 from acmix.models.pvt_weights import fit_weights
 from acmix.nn.shift import shift_kernels
 from layer_comparison import randn
-from network_suite import SIZE, NetworkSuite, acmix_layers, awake, images
+from network_suite import SHALLOW, NetworkSuite, acmix_layers, awake, images
 
 # Parameters and multiply-adds at 224 pixels and 1000 classes.
 FIGURES = {
@@ -27,8 +27,7 @@ DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3)}
 
 
 class _PVTSuite(NetworkSuite):
-    # A quarter of the channels: the same kinds of layers in a fraction of the time.
-    shallow: ClassVar[dict[str, Any]] = {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 80, 128), "img_size": SIZE}
+    shallow: ClassVar[dict[str, Any]] = SHALLOW["pvt"]
     channels = (16, 32, 80, 128)
     reductions = (4, 8, 16, 32)
     head = ("head.",)
@@ -235,13 +234,3 @@ def test_positions_of_another_size_are_interpolated_in_the_weights_dtype() -> No
     patches = torch.zeros(1, 16, 12, 64, dtype=torch.float64)
     expected = nn.functional.interpolate(grid, (16, 12), mode="bilinear").flatten(2).transpose(1, 2)
     torch.testing.assert_close(position(patches), expected, rtol=0, atol=1e-15)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_full_depth(name: str) -> None:
-    network: Any = create_model(name)
-    out = network(images(2, 3, 224, 224))
-    out.square().mean().backward()
-    assert out.shape == (2, 1000)
-    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []

@@ -235,16 +235,6 @@ def test_timms_own_networks_stay_theirs(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_models() if "resnet" in name])
-def test_full_depth(name: str) -> None:
-    network: Any = create_model(name)
-    out = network(images(2, 3, 224, 224))
-    out.square().mean().backward()
-    assert out.shape == (2, 1000)
-    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["acmix_resnet26", "acmix_resnet38", "acmix_resnet50"])
 def test_the_authors_checkpoint_loads_strictly_at_full_depth(name: str) -> None:
     source, network = awake(create_model(name)).eval(), create_model(name).eval()

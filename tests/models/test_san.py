@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from acmix import create_model, list_models
+from acmix import create_model
 from acmix.nn import PairwiseAttention, PatchwiseACmix, PatchwiseAttention
 from acmix.nn.shift import shift_kernels
-from network_suite import NetworkSuite, acmix_layers, awake, images
+from network_suite import SHALLOW, NetworkSuite, acmix_layers, awake, images
 
 PARAMETERS = {
     "san10": 11_841_124,
@@ -28,12 +28,7 @@ SMALL: dict[str, Any] = {"channels": (32, 64), "layers": (1, 1), "kernels": (3, 
 
 
 class _SANSuite(NetworkSuite):
-    # Two blocks, that one be dropped and one not, and two windows; more repeat them and take a compiler long.
-    shallow: ClassVar[dict[str, Any]] = {
-        "layers": (1, 1, 0, 0),
-        "kernels": (3, 7, 7, 7),
-        "channels": (64, 128, 128, 192),
-    }
+    shallow: ClassVar[dict[str, Any]] = SHALLOW["san"]
     channels = (64, 128, 128, 192)
     reductions = (2, 4, 8, 16)
     smallest = 17
@@ -178,13 +173,3 @@ def test_multiply_adds_at_224_pixels(name: str) -> None:
 def test_blocks_in_each_stage_are_the_papers(family: str, depth: str) -> None:
     network: Any = create_model(family.format(depth), device="meta")
     assert tuple(len(stage.blocks) for stage in network.stages) == DEPTHS[depth]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_models() if "san" in name])
-def test_full_depth(name: str) -> None:
-    network: Any = create_model(name)
-    out = network(images(2, 3, 224, 224))
-    out.square().mean().backward()
-    assert out.shape == (2, 1000)
-    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from acmix import create_model
 from acmix.analysis.complexity import count_complexity
 from acmix.nn import ShiftedWindowACmix
 from acmix.nn.shift import shift_kernels
-from network_suite import NetworkSuite, acmix_layers, images
+from network_suite import SHALLOW, NetworkSuite, acmix_layers, images
 
 TIMMS = {"acmix_swin_tiny": "swin_tiny_patch4_window7_224", "acmix_swin_small": "swin_small_patch4_window7_224"}
 PARAMETERS = {"acmix_swin_tiny": 28_649_908, "acmix_swin_small": 50_345_080}
@@ -27,13 +27,7 @@ TIMMS_OWN_WARNINGS = pytest.mark.filterwarnings(
 
 class TestACmixSwin(NetworkSuite):
     name = "acmix_swin_tiny"
-    # Two blocks in a stage: the second one shifts its windows. timm drops paths of Swin unless told otherwise.
-    shallow: ClassVar[dict[str, Any]] = {
-        "depths": (2, 1, 1, 1),
-        "embed_dim": 24,
-        "num_heads": (1, 2, 3, 4),
-        "drop_path_rate": 0.0,
-    }
+    shallow: ClassVar[dict[str, Any]] = SHALLOW["swin"]
     channels = (24, 48, 96, 192)
     reductions = (4, 8, 16, 32)
     layout = "NHWC"
@@ -187,13 +181,3 @@ def test_without_the_convolution_path_it_is_as_large_as_timms() -> None:
     ours = create_model("acmix_swin_tiny", device="meta", acmix={"paths": "attention", "rates": "1,1"})
     theirs = timm.create_model(TIMMS["acmix_swin_tiny"], device="meta")
     assert count_complexity(ours, (3, 224, 224)) == count_complexity(theirs, (3, 224, 224))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_full_depth(name: str) -> None:
-    network: Any = create_model(name)
-    out: Tensor = network(images(2, 3, 224, 224))
-    out.square().mean().backward()
-    assert out.shape == (2, 1000)
-    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []

@@ -1,6 +1,7 @@
 """Names of the zoo, and the way from a name to a network."""
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from timm.models import register_model
 from torch import nn
 
 from acmix.errors import UserError
+from acmix.models.options import check_options
 
 __all__ = ["create_model", "list_models", "register"]
 
@@ -19,9 +21,16 @@ _SOURCES = ("hf-hub", "hf_hub", "local-dir")
 
 
 def register(entry: Callable[..., nn.Module]) -> None:
-    """Make an entry point known to timm and to `list_models`."""
-    register_model(entry)
-    _NAMES.add(entry.__name__)
+    """Make an entry point known to timm and to `list_models`; it refuses options that its layers do not take."""
+    name = entry.__name__
+
+    @functools.wraps(entry)
+    def create(*args: Any, **kwargs: Any) -> nn.Module:
+        check_options(name, kwargs.get("acmix"))
+        return entry(*args, **kwargs)
+
+    register_model(create)
+    _NAMES.add(name)
 
 
 def list_models() -> list[str]:
