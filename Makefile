@@ -6,13 +6,15 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo test test-all lint format figures models-page readme-figure clean
+.PHONY: help demo test test-all lint format figures models-page readme-figure bench bench-page clean
 help:
 	@echo "make demo         train ACmix and its two controls on embedded handwriting, draw what they learned"
 	@echo "make test         the test suite"
 	@echo "make test-all     the test suite and its slow, full-depth part"
 	@echo "make lint         ruff, ruff format, mypy --strict"
 	@echo "make figures      draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
+	@echo "make bench        measure everything on the CPU for benchmarks/; OFFICIAL=FOLDER adds the authors' code"
+	@echo "make bench-page   draw the records of benchmarks/ and write its README.md again"
 	@echo "make models-page  count the networks and write docs/models.md again"
 
 # torch first: the native kernels are built with its headers, where there is a compiler.
@@ -49,6 +51,25 @@ models-page: $(STAMP)
 # What `make demo` drew last.
 readme-figure:
 	cp $(RUN_DIR)/analysis/attention.png docs/images/demo_attention.png
+
+# An hour or two on two cores; what else the machine does spoils it.
+BENCH := $(BIN)/acmix bench
+RECORDS ?= benchmarks/records
+OFFICIAL ?=
+AUTHORS := $(if $(OFFICIAL),--official $(OFFICIAL))
+
+bench: $(STAMP)
+	$(BENCH) layers $(AUTHORS) --output $(RECORDS)
+	$(BENCH) layers $(AUTHORS) --batch 1 --output $(RECORDS)
+	$(BENCH) attention --output $(RECORDS)
+	$(BENCH) sizes --output $(RECORDS)
+	$(BENCH) windows --output $(RECORDS)
+	$(BENCH) networks --output $(RECORDS)
+	$(BENCH) networks --batch 1 --output $(RECORDS)
+	$(BENCH) backbones --output $(RECORDS)
+
+bench-page: $(STAMP)
+	$(BIN)/python scripts/make_benchmarks_page.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

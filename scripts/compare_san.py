@@ -8,18 +8,18 @@ Usage: python scripts/compare_san.py [--model san10] [--batch 1] [--size 224] [-
 
 import argparse
 import copy
-import itertools
 import platform
-import statistics
-import time
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from acmix import create_model
+from acmix.bench.figures import quartiles
+from acmix.bench.memory import peak_bytes
+from acmix.bench.passes import Contestant, make_call
+from acmix.bench.timing import WallClock
+from acmix.bench.turns import Limits, paired_ratios, prepare, take_turns
 from acmix.nn import PatchwiseAttention
 
 MIB = 2**20
@@ -58,26 +58,6 @@ def unfolded(network: nn.Module) -> nn.Module:
     return other
 
 
-def step(network: nn.Module, x: Tensor) -> Tensor:
-    network.zero_grad()
-    out: Tensor = network(x)
-    F.cross_entropy(out, torch.zeros(len(x), dtype=torch.long)).backward()
-    return out.detach()
-
-
-def peak(network: nn.Module, x: Tensor) -> int:
-    """The largest sum of all allocations so far in a step, beside parameters, buffers and images."""
-    network.zero_grad()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(network, x)
-        network.zero_grad()
-    results: Any = profiler.profiler
-    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: int(event.start_ns()))]
-    held = sum(t.numel() * t.element_size() for t in (x, *network.parameters(), *network.buffers()))
-    return int(held + max(itertools.accumulate(sizes)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="san10")
@@ -87,18 +67,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     ours = create_model(args.model).train()
-    theirs = unfolded(ours)
-    x = torch.randn(args.batch, 3, args.size, args.size)
-    difference = (step(ours, x) - step(theirs, x)).abs().max().item()
-    networks = {"ours": ours, "unfolded": theirs}
-    peaks = {name: peak(network, x) for name, network in networks.items()}
-    times: dict[str, list[float]] = {name: [] for name in networks}
-    for turn in range(args.turns + 1):
-        for name, network in networks.items():
-            start = time.perf_counter()
-            step(network, x)
-            if turn:  # the first turn warms up
-                times[name].append(time.perf_counter() - start)
+    x, clock = torch.randn(args.batch, 3, args.size, args.size), WallClock()
+    contestants = {"ours": Contestant(ours, (x,)), "unfolded": Contestant(unfolded(ours), (x,))}
+    difference = (contestants["ours"].module(x) - contestants["unfolded"].module(x)).abs().max().item()
+    calls = {name: make_call(contestant, "training") for name, contestant in contestants.items()}
+    timed = {name: prepare(call, clock, Limits(args.turns, 600)) for name, call in calls.items()}
+    peaks = {name: peak_bytes(call, "cpu", *contestants[name].held()) for name, call in calls.items()}
+    take_turns(timed, "unfolded", clock, args.turns)
     print(
         f"{args.model}, {tuple(x.shape)} float32, {platform.processor() or platform.machine()}, {args.threads} "
         f"threads, torch {torch.__version__}; largest difference of the logits {difference:.1e}"
@@ -107,11 +82,11 @@ def main() -> None:
         f"peak of a training step: {peaks['ours'] / MIB:.1f} MiB, unfolded {peaks['unfolded'] / MIB:.1f} MiB, "
         f"ratio {peaks['ours'] / peaks['unfolded']:.3f}"
     )
-    seconds = {name: statistics.median(values) for name, values in times.items()}
-    pairs = [ours / theirs for ours, theirs in zip(times["ours"], times["unfolded"], strict=True)]
+    seconds = {name: quartiles([sample.seconds for sample in one.samples]).median for name, one in timed.items()}
+    pairs = quartiles(paired_ratios(timed["ours"].samples, timed["unfolded"].samples))
     print(
         f"time of a training step, medians of {args.turns} turns: {seconds['ours']:.3f} s, unfolded "
-        f"{seconds['unfolded']:.3f} s, ratio of pairs {statistics.median(pairs):.3f}"
+        f"{seconds['unfolded']:.3f} s, ratio of pairs {pairs.median:.3f} ({pairs.low:.3f} - {pairs.high:.3f})"
     )
 
 

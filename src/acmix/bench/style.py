@@ -38,11 +38,11 @@ def prepare(panel: "Axes", title: str) -> None:
 
 
 def finish(figure: "Figure", panels: Sequence["Axes"], record: Record) -> None:
-    """Puts one legend below all panels, and under it how the record was made."""
+    """Puts one legend below all panels, and above them how the record was made."""
     found: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
         figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=len(found), frameon=False)
-    figure.supxlabel(describe_run(record), fontsize=7, color=SOFT)
+    figure.suptitle(describe_run(record), fontsize=7, color=SOFT)

@@ -12,6 +12,7 @@ __all__ = ["Table", "contenders_of", "rows_of", "summarise", "tell_ratio", "unme
 
 _MIB = 2**20
 _NONE = "-"
+_FIRST_STAGE = 56
 
 
 class Table(NamedTuple):
@@ -128,7 +129,8 @@ def _paired(record: Record, rows: list[tuple[str, ...]]) -> list[tuple[str, ...]
 
 
 def _growth(record: Record, mode: Mode) -> Table:
-    """How time and memory grow with the number of pixels."""
+    """How time and memory grow with the number of pixels, and the ratio on the largest map over that at stage one."""
+    bases = [case.name for case in record.cases[:-1] if case.size == _FIRST_STAGE]
     rows: list[tuple[str, ...]] = []
     for name in contenders_of(record):
         there = rows_of(record, mode, name)
@@ -139,10 +141,20 @@ def _growth(record: Record, mode: Mode) -> Table:
         exponent = log_slope(pixels, [row.median_s or 0.0 for row in timed])
         memory = [float((row.saved_bytes if mode == "training" else row.peak_bytes) or 0) for row in timed]
         growth = affine_growth(pixels, memory)
-        rows.append((name, f"{exponent:.2f}", f"{growth.rate:,.0f}", f"{growth.deviation:.1%}"))
+        ratios = [row.ratio or 0.0 for row in timed]
+        rows.append(
+            (
+                name,
+                f"{exponent:.2f}",
+                f"{growth.rate:,.0f}",
+                f"{growth.deviation:.1%}",
+                *(_NONE if base not in there else tell_ratio(ratios[-1] / (there[base].ratio or 1)) for base in bases),
+            )
+        )
     kept = "kept" if mode == "training" else "at the peak"
     header = ("contender", "time ~ pixels ^", f"bytes a pixel {kept}", "off a straight line by at most")
-    return Table(f"{mode.capitalize()}: growth with the map", header, rows)
+    compared = (f"ratio at the last over {base}" for base in bases)
+    return Table(f"{mode.capitalize()}: growth with the map", (*header, *compared), rows)
 
 
 def _saved(record: Record) -> Table:
