@@ -1,3 +1,6 @@
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -102,3 +105,19 @@ def test_a_layer_that_did_not_run_is_named(network: Network) -> None:
 def test_a_pixel_outside_of_the_image_is_named(network: Network) -> None:
     with pytest.raises(ValueError, match="pixel 12,0 lies outside of the image: rows 0 to 11, columns 0 to 15"):
         look_inside(network, IMAGE, [(12, 0)], choose_layers(network, ["1"]))
+
+
+@pytest.mark.parametrize("pixel", [(1.5, 2), (1.0, 2), (1, 2, 3), 4, ("1", "2"), torch.tensor([1.5, 2.0])], ids=str)
+def test_a_pixel_that_is_not_two_integers_is_refused(network: Network, pixel: Any) -> None:
+    with pytest.raises(TypeError, match=r"pixel .*, expected two integers \(row, column\)"):
+        look_inside(network, IMAGE, [pixel], choose_layers(network, ["1"]))
+    with pytest.raises(TypeError, match=r"pixel .*, expected two integers \(row, column\)"):
+        network.layer1[0].attention_maps(IMAGE[None], [pixel])
+
+
+@pytest.mark.parametrize("pixel", [(6, 7), np.array([6, 7]), torch.tensor([6, 7])], ids=["tuple", "numpy", "torch"])
+def test_integers_of_any_make_are_pixels(network: Network, pixel: Any) -> None:
+    [view] = look_inside(network, IMAGE, [pixel], choose_layers(network, ["1"]))
+    assert view.queries == ((6, 7),)
+    assert view.attention is not None
+    torch.testing.assert_close(network.layer1[0].attention_maps(IMAGE[None], [pixel])[0].detach(), view.attention)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from acmix.analysis.layers import NamedLayer, find_layers
 from acmix.analysis.modes import evaluating
 from acmix.nn import ACmix
+from acmix.ops.attention_weights import whole_pixels
 
 __all__ = ["LayerView", "Pixel", "Window", "choose_layers", "look_inside"]
 
@@ -105,8 +106,10 @@ def look_inside(
     Raises:
         ValueError: a pixel lies outside of the image, the network did not run a layer, or a layer's attention is not
             over a neighbourhood.
+        TypeError: a pixel is not two integers.
     """
     height, width = image.shape[-2:]
+    pixels = whole_pixels("look_inside", pixels)
     for y, x in pixels:
         if not (0 <= y < height and 0 <= x < width):
             raise ValueError(

@@ -1,5 +1,9 @@
 """Where chosen queries look: the softmax weights of window attention, for people to see."""
 
+import operator
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +12,7 @@ from acmix.ops.checks import check_positive, check_scale, check_window
 from acmix.ops.geometry import multiplicity, output_size
 from acmix.ops.layout import compute_dtype
 
-__all__ = ["local_attention_weights"]
+__all__ = ["local_attention_weights", "whole_pixels"]
 
 _OP = "local_attention_weights"
 
@@ -42,7 +46,7 @@ def local_attention_weights(
 
     Raises:
         ValueError: a shape or an option is wrong, or a pixel lies outside of the output map.
-        TypeError: an input is no floating-point tensor.
+        TypeError: an input is no floating-point tensor, or a pixel is not two integers.
     """
     check_window(_OP, "kernel_size", kernel_size)
     check_scale(_OP, scale)
@@ -50,8 +54,9 @@ def local_attention_weights(
     check_attention_inputs(_OP, q, k, k, position)
     sizes = q.shape[3], q.shape[4]
     outputs = tuple(output_size(size, stride) for size in sizes)
+    pixels = whole_pixels(_OP, pixels)
     for pixel in pixels:
-        if len(pixel) != 2 or not all(0 <= index < size for index, size in zip(pixel, outputs, strict=True)):
+        if not all(0 <= index < size for index, size in zip(pixel, outputs, strict=True)):
             raise ValueError(f"{_OP}: pixel {pixel} lies outside of the output map {outputs} (rows, columns).")
     dtype = compute_dtype(q.dtype)
     keys = (k if position is None else k - position).to(dtype).flatten(3)
@@ -64,3 +69,19 @@ def local_attention_weights(
     bias = (counts[0][:, :, None] * counts[1][:, None, :]).to(dtype).log().flatten(1)
     weights: Tensor = (torch.matmul(queries.mT, keys) + bias).softmax(-1).unflatten(-1, sizes)
     return weights
+
+
+def whole_pixels(op: str, pixels: Iterable[Any]) -> list[tuple[int, int]]:
+    """Pixels as pairs of Python's integers.
+
+    Raises:
+        TypeError: one of them is not two integers; fractions are not cut off.
+    """
+    whole = []
+    for pixel in pixels:
+        try:
+            row, column = map(operator.index, pixel)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{op}: pixel {pixel!r}, expected two integers (row, column).") from error
+        whole.append((row, column))
+    return whole
