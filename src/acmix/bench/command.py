@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         args: what `add_arguments` declares, and `words`, the words after `acmix`.
 
     Returns:
-        The exit status: 0, or 1 where an implementation of this library gave wrong answers.
+        The exit status: 0, or 1 where an implementation of this library gave wrong answers or broke down.
 
     Raises:
         UserError: a device, package, file or network is not there.
@@ -126,7 +126,7 @@ def _measure(args: argparse.Namespace, settings: Settings) -> int:
     if stopped is not None:
         raise stopped
     for name in bench.wrong:
-        sys.stderr.write(f"acmix: wrong answers of {name}\n")
+        sys.stderr.write(f"acmix: {name}\n")
     return 1 if bench.wrong else 0
 
 
@@ -150,9 +150,12 @@ def _publish(record: Record, path: Path) -> None:
     sys.stdout.write("\n\n".join(block for block in blocks if block) + "\n")
     if missing("matplotlib"):
         sys.stdout.write("no picture: matplotlib is not installed\n")
-    elif any(row.status == "timed" for row in record.rows):
+        return
+    try:
         draw_record(record, path.with_suffix(".png"))
         sys.stdout.write(f"wrote {path.with_suffix('.png')}\n")
+    except ValueError as error:
+        sys.stdout.write(f"no picture: {error}\n")
 
 
 def _draw(paths: list[Path], output: Path | None) -> int:

@@ -32,7 +32,7 @@ class Contender:
         attention: makes its attention for a case; None where it has only a whole layer.
         layer: makes its layer from ours, which is in the run's dtype and on its device.
         why_not: why it cannot be measured, or None.
-        ours: whether a wrong answer of it is a fault of this library.
+        ours: whether it is this library's own fault where it fails.
     """
 
     words: str
@@ -126,7 +126,6 @@ CONTENDERS: dict[str, Contender] = {
         attention=lambda case: _compiled(OpAttention(case.window, case.stride, "reference")),
         layer=lambda layer, settings: _compiled(_with_impl(layer, "reference")),
         why_not=_backend("reference"),
-        ours=True,
     ),
     "flex": Contender(
         "FlexAttention over the reflected map",

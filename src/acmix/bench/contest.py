@@ -60,7 +60,7 @@ class Contest(ABC):
         """What computing it takes at least."""
 
     def is_ours(self, name: str) -> bool:
-        """Whether a wrong answer is a fault of this library."""
+        """Whether it is this library's own fault where it fails."""
         return name != self.yardstick
 
     def backend(self, name: str) -> str | None:
@@ -130,7 +130,7 @@ class OperatorContest(Contest):
         return count_work(contestant.module, contestant.inputs, mode)
 
     def is_ours(self, name: str) -> bool:
-        """Whether a wrong answer is a fault of this library."""
+        """Whether it is this library's own fault where it fails."""
         return name != YARDSTICK and CONTENDERS[name].ours
 
     def backend(self, name: str) -> str | None:

@@ -38,7 +38,8 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """Whether the answers are right."""
-        return self.error <= self.tolerance
+        # Where plain operators overflow there is nothing to be compared with.
+        return self.error <= self.tolerance < math.inf
 
 
 def answers(contestant: Contestant, mode: Mode) -> Answers:

@@ -27,7 +27,6 @@ _BREAKDOWNS = (
     AttributeError,
     LookupError,
     ImportError,
-    MemoryError,
 )
 _DIGITS = 5
 
@@ -41,7 +40,7 @@ class Bench:
         limits: what the machine does at best.
         tell: gets a line of progress.
         rows: what was measured so far; they stay where Ctrl-C ends the run.
-        wrong: contenders of this library that did not pass the gate.
+        wrong: contenders of this library that gave wrong answers or broke down.
     """
 
     settings: Settings
@@ -102,15 +101,15 @@ class Bench:
             return None
         try:
             return self._door.enter(contest, name, mode)
-        except (NoRoomError, TooSlowError) as error:
-            row = _unmeasured(contest, name, mode, "skipped", str(error))
+        except (NoRoomError, TooSlowError, MemoryError, torch.OutOfMemoryError) as error:
+            row = _unmeasured(contest, name, mode, "skipped", _first_line(error))
         except WrongAnswerError as error:
             row = _unmeasured(contest, name, mode, "failed", str(error))
-            self.wrong += [f"{name} in {contest.case.name}, {mode}"] if contest.is_ours(name) else []
         except _BREAKDOWNS as error:
-            line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-            row = _unmeasured(contest, name, mode, "failed", f"{type(error).__name__}: {line}")
+            row = _unmeasured(contest, name, mode, "failed", f"{type(error).__name__}: {_first_line(error)}")
         self.rows.append(row)
+        if row.status == "failed" and contest.is_ours(name):
+            self.wrong.append(f"{name} in {contest.case.name}, {mode}: {row.reason}")
         return None
 
     def _row(self, contest: Contest, name: str, mode: Mode, entrant: Entrant, yardstick: list[Sample]) -> Row:
@@ -148,6 +147,10 @@ class Bench:
 
 def _unmeasured(contest: Contest, name: str, mode: Mode, status: Any, reason: str) -> Row:
     return Row(contest.case.name, mode, name, status, reason)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _rounded(sample: Sample) -> Sample:

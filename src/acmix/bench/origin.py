@@ -54,8 +54,8 @@ def spoken_command(words: Sequence[str]) -> str:
 
 
 def _without_folders(word: str) -> str:
-    option, equals, value = word.partition("=")
-    path = Path(value if equals else word)
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    path = Path(value)
     return f"{option}{equals}{path.name}" if path.is_absolute() or ".." in path.parts else word
 
 

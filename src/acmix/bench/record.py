@@ -203,7 +203,7 @@ def faults(record: Record) -> list[str]:
         elif row.status != "timed":
             found += [] if row.reason else [f"{where}: {row.status} without a reason"]
         else:
-            yardstick = timed.get((row.case, row.mode, record.yardsticks[row.case]))
+            yardstick = timed.get((row.case, row.mode, record.yardsticks.get(row.case, "")))
             found += [f"{where}: {fault}" for fault in _row_faults(row, yardstick)]
     return found
 
