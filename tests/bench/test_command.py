@@ -27,12 +27,20 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 TINY = ["--turns", "3", "--budget", "5", "--threads", "1", "--batch", "1"]
 
 
+@pytest.fixture
+def pictures() -> None:
+    """Asks for pictures, which take a second each."""
+
+
 @pytest.fixture(autouse=True)
-def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     def measure(settings: Settings) -> MachineLimits:
         return measure_limits(settings, side=64)
 
     monkeypatch.setattr(command, "measure_limits", measure)
+    monkeypatch.setattr("acmix.bench.turns._SAMPLE_SECONDS", 1e-4)
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(command, "draw_record", lambda record, path: None)
 
 
 def bench(tmp_path: Path, *words: str, status: int = 0) -> Record:
@@ -46,6 +54,7 @@ def rows(record: Record) -> dict[tuple[str, str, str], Row]:
     return {(row.case, row.mode, row.contender): row for row in record.rows}
 
 
+@pytest.mark.usefixtures("pictures")
 def test_layers_are_timed_against_the_convolution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = bench(tmp_path, "layers", "--shapes", "8x8", "8x8/2", "--window", "3", "--only", "ours", "torch", "sdpa")
     assert record.complete
@@ -200,6 +209,7 @@ def test_an_unknown_network_keeps_what_was_measured_before(tmp_path: Path, capsy
     assert "unknown model 'acmix_resnet15'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("pictures")
 def test_draw_makes_pictures_of_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_record(layers({"ours": 0.5}), tmp_path / "a.json")
     assert main(["bench", "draw", str(tmp_path / "a.json"), "--output", str(tmp_path / "pictures")]) == 0

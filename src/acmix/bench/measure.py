@@ -1,6 +1,7 @@
 """One case after the other: contenders enter, take their turns, become rows."""
 
 import gc
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +60,10 @@ class Bench:
             KeyboardInterrupt: Ctrl-C; rows have what was measured by then.
         """
         for mode in self.settings.modes:
-            # Compiled code of earlier cases counts against dynamo's limit of versions of one function.
-            torch.compiler.reset()
+            # Compiled code of earlier cases counts against dynamo's limit of versions of one function. Where nothing
+            # was compiled, asking would load the compiler, which takes seconds.
+            if "torch._dynamo" in sys.modules:
+                torch.compiler.reset()
             gc.collect()
             self._measure(contest, mode)
 
