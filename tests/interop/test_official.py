@@ -98,6 +98,17 @@ def test_a_bias_goes_into_the_norm_behind_the_layer(training: bool) -> None:
     torch.testing.assert_close(plain(x), faithful(x), rtol=1e-10, atol=1e-10)
 
 
+def test_a_norm_before_the_layer_is_left_alone() -> None:
+    block = torch.nn.Sequential()
+    block.add_module("bn2", torch.nn.BatchNorm2d(8))
+    block.add_module("conv2", acmix.ACmix(8, 8))
+    state = {f"conv2.{THEIRS[name]}": value for name, value in block.conv2.state_dict().items()}
+    state |= {f"bn2.{name}": value for name, value in block.bn2.state_dict().items()}
+    acmix.load_official(block, state | {"conv2.dep_conv.bias": torch.arange(8.0)})
+    assert torch.equal(block.conv2.shift.bias, torch.arange(8.0))
+    assert not block.bn2.running_mean.any()
+
+
 def test_a_layer_by_itself_gets_the_bias_as_a_parameter() -> None:
     layer = torch.nn.Sequential(acmix.ACmix(8, 8))
     state = {f"0.{THEIRS[name]}": value for name, value in layer[0].state_dict().items()}

@@ -25,7 +25,7 @@ def load_folded(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
     Returns:
         Whether the network has the parameters that it had. If not, one of the biases has nowhere to go (alpha is zero,
-        or no such norm follows), and the layers have got a parameter for theirs.
+        or no bottleneck's norm follows), and the layers have got a parameter for theirs.
     """
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, AuthorsLayer)]
     without = [(name, layer) for name, layer in layers if _bias(layer) is None]
@@ -58,8 +58,10 @@ def _carrier(model: nn.Module, name: str, layer: AuthorsLayer) -> tuple[Tensor, 
         tensor = None if layer.proj is None or not alpha else layer.proj.bias.detach()
         value = None if tensor is None or not alpha else tensor.double() + added / alpha
     else:
-        front, _, last = name.rpartition(".")
-        norm = getattr(model.get_submodule(front), last.replace("conv", "bn"), None) if "conv" in last else None
+        block = model.get_submodule(name.rpartition(".")[0])
+        # By name, as timm's and torchvision's are two classes; in other blocks a norm may stand before the layer.
+        behind = name.endswith("conv2") and any(base.__name__ == "Bottleneck" for base in type(block).__mro__)
+        norm = getattr(block, "bn2", None) if behind else None
         tensor = norm.running_mean if isinstance(norm, nn.BatchNorm2d) else None
         value = None if tensor is None else tensor.double() - added
     if tensor is None or value is None or not value.to(tensor.dtype).isfinite().all():
