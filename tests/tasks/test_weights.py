@@ -1,5 +1,6 @@
 """Checkpoints to start a training from."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,24 @@ def test_what_does_not_fit_is_listed_under_our_names(
     assert main(["fit", *TINY, *WORDS, "--output", str(tmp_path / "run"), "--model.weights", str(fork)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "1 missing: layer2.0.conv2.fc.weight; 1 foreign: extra.weight" in line
+
+
+def test_biases_that_need_a_place_of_their_own_say_how_they_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "img_size": 8, "patch_size": 2, "window_size": 2}
+    network = acmix.create_model("acmix_swin_tiny", num_classes=10, in_chans=1, **small)
+    renamed = {"alpha": "rate1", "beta": "rate2", "shift.weight": "dep_conv.weight"}
+    state = {}
+    for name, value in network.state_dict().items():
+        front, mark, last = name.partition(".attn.")
+        state[f"{front}{mark}{renamed.get(last, last)}" if mark else name] = value * 0 if last == "alpha" else value
+        if last == "shift.weight":
+            state[f"{front}.attn.dep_conv.bias"] = torch.ones(len(value))
+    torch.save(state, tmp_path / "fork.pth")
+    words = ["fit", *TINY, "--model.model", "acmix_swin_tiny", "--model.model_args", json.dumps(small)]
+    words += ["--trainer.max_epochs", "1", "--model.weights", str(tmp_path / "fork.pth"), "--output"]
+    assert main([*words, str(tmp_path / "run")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("give them a place with --model.model_args.acmix.conv_bias true")
+    assert main([*words, str(tmp_path / "run"), "--model.model_args.acmix.conv_bias", "true"]) == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from acmix.errors import UserError
 from acmix.interop.biases import load_folded
 from acmix.interop.checkpoint import read_state_dict
 from acmix.interop.misfits import MisfitError, find_misfits
@@ -33,11 +34,14 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     merged |= {name: state[name] for name in new_head}
     try:
         # The network's own hooks translate foreign names, such as those of the authors' ACmix layers.
-        load_folded(network, merged)
+        whole = load_folded(network, merged)
     except RuntimeError as error:
         misfits = find_misfits(network, merged)
         told = misfits.told() or str(error).splitlines()[0]
         raise MisfitError(f"{path} holds the weights of another network: {told}", misfits) from error
+    if not whole:
+        told = "has convolution biases that nothing else can carry"
+        raise UserError(f"{path} {told}; give them a place with --model.model_args.acmix.conv_bias true")
     if not new_head:
         return f"weights of {path}"
     return f"weights of {path}; its head is for {_classes(stored, head)} classes, a new one for {_classes(state, head)}"
