@@ -76,7 +76,12 @@ def test_one_class_is_refused() -> None:
 
 def test_a_task_trains_and_comes_back_in_python_too(tmp_path: Path) -> None:
     task = _task(recipe=Recipe(optimizer="adamw", lr=1e-3, ema_decay=0.9), targets=Targets(label_smoothing=0.1))
-    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    silent = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tmp_path,
+    }
     trainer = Trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=1, accelerator="cpu", **silent)
     with quiet():
         trainer.fit(task, datamodule=DigitsDataModule(batch_size=8))
