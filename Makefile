@@ -52,7 +52,7 @@ models-page: $(STAMP)
 readme-figure:
 	cp $(RUN_DIR)/analysis/attention.png docs/images/demo_attention.png
 
-# An hour or two on two cores; what else the machine does spoils it.
+# Takes hours on two cores, compilation above all; whatever else the machine does spoils it.
 BENCH := $(BIN)/acmix bench
 RECORDS ?= benchmarks/records
 OFFICIAL ?=

@@ -65,6 +65,8 @@ class Bench:
             if "torch._dynamo" in sys.modules:
                 torch.compiler.reset()
             gc.collect()
+            if self.settings.device == "cuda":
+                torch.cuda.empty_cache()
             self._measure(contest, mode)
 
     def _measure(self, contest: Contest, mode: Mode) -> None:
