@@ -94,3 +94,12 @@ def test_markdown_has_command_tables_and_picture() -> None:
     assert text.startswith("### a\n\n`acmix bench layers`\n\n")
     assert "| ours | 0.50 | 0.50 | 0.50 | 0.50 |" in text
     assert text.endswith("![a](records/a.png)")
+
+
+def test_a_network_that_failed_leaves_the_other_pairs_together() -> None:
+    cases = [Case(f"{name} : c", "network", 1, 3, 32, 1, 0, 0) for name in "ab"]
+    times = {"a : c": {"c": [0.2], "a": [0.1]}, "b : c": {"c": [0.2], "b": [0.1]}}
+    record = made("networks", cases, times, yardstick="c", modes=["inference"])
+    broken = replace(record, rows=[row for row in record.rows if row.contender != "a"])
+    (found,) = summarise(broken)
+    assert [row[0] for row in found.rows] == ["c", "b", "c"]

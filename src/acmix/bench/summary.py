@@ -105,27 +105,20 @@ def _mean(there: dict[str, Row], cases: list[Case]) -> str:
 def _networks(record: Record, mode: Mode) -> Table:
     rows: list[tuple[str, ...]] = []
     for case in record.cases:
-        for row in record.rows:
-            if row.case == case.name and row.mode == mode and row.median_s and row.peak_bytes and row.macs:
-                ratio = _NONE if row.contender == record.yardsticks[case.name] else tell_ratio(row.ratio)
-                rows.append(
-                    (
-                        row.contender,
-                        f"{case.batch} x {case.size} x {case.size}",
-                        f"{case.batch / row.median_s:.3g}",
-                        f"{row.peak_bytes / _MIB:,.0f}",
-                        f"{row.macs / case.batch / 1e9:.2f}",
-                        ratio,
-                    )
+        here = [row for row in record.rows if (row.case, row.mode) == (case.name, mode)]
+        # It reads better if the yardstick stands below the network that is compared with it.
+        for row in sorted(here, key=lambda row: row.contender == record.yardsticks[case.name]):
+            if row.median_s and row.peak_bytes and row.macs:
+                cells = (
+                    f"{case.batch} x {case.size} x {case.size}",
+                    f"{case.batch / row.median_s:.3g}",
+                    f"{row.peak_bytes / _MIB:,.0f}",
+                    f"{row.macs / case.batch / 1e9:.2f}",
+                    _NONE if row.contender == record.yardsticks[case.name] else tell_ratio(row.ratio),
                 )
+                rows.append((row.contender, *cells))
     header = ("network", "images", "images/s", "peak MiB", "GMACs an image", "time over the next one's")
-    return Table(mode.capitalize(), header, _paired(record, rows))
-
-
-def _paired(record: Record, rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Rows come with the yardstick first; it reads better after the network that is compared with it."""
-    pairs = [rows[start : start + 2] for start in range(0, len(rows), 2)]
-    return [row for pair in pairs for row in reversed(pair)]
+    return Table(mode.capitalize(), header, rows)
 
 
 def _growth(record: Record, mode: Mode) -> Table:
