@@ -5,9 +5,10 @@
 
 namespace acmix::ACMIX_ISA {
 
-// Logits become weights; the gradients of the weights become those of the logits.
+// Logits become weights times the rate; the gradients of the weights become those of the logits. Returns the products of
+// the output, without the rate, and its gradient.
 template <class T>
-ACMIX_APART void softmax_backward(T* weights, T* grads, int64_t count, int64_t line) {
+ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int64_t line, T rate) {
   const Vector<T> norm = T(1) / exponentials(weights, count, line);
   Vector<T> sums[kChains]{};
   int64_t o = 0;
@@ -16,12 +17,15 @@ ACMIX_APART void softmax_backward(T* weights, T* grads, int64_t count, int64_t l
     for (int64_t i = 0; i < kChains; ++i) sums[i] += load(weights + (o + i) * line) * load(grads + (o + i) * line);
   }
   for (; o < count; ++o) sums[0] += load(weights + o * line) * load(grads + o * line);
-  const Vector<T> mean = total<T>(sums) * norm;
+  const Vector<T> mean = total<T>(sums) * norm, factor = norm * rate;
+  const T per_power = static_cast<T>(1 / kLog2E);
+  const Vector<T> mean_power = mean * per_power;
   for (o = 0; o < count; ++o) {
-    const Vector<T> weight = load(weights + o * line) * norm;
+    const Vector<T> weight = load(weights + o * line) * factor;
     store(weights + o * line, weight);
-    store(grads + o * line, weight * (load(grads + o * line) - mean));
+    store(grads + o * line, weight * (load(grads + o * line) * per_power - mean_power));
   }
+  return mean;
 }
 
 // What one query row gives to NY of its key rows and ND channels: sums over the window's columns.
@@ -133,32 +137,37 @@ void attention_backward(const Attention& a, int64_t first_unit, int64_t last_uni
   T* const result = scratch.take(kGroup * query_size) + margin;
   T* const weights = scratch.take(kGroup * weights_size) + margin;
   T* const grad_weights = scratch.take(kGroup * weights_size) + margin;
-  const T scale = static_cast<T>(a.scale);
+  const T scale = static_cast<T>(a.scale * kLog2E), rate = rate_of<T>(a);
   const int64_t map = a.width * a.height * a.columns;
 
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t batch = unit / a.heads, head = unit % a.heads;
-    T* const map_k = static_cast<T*>(a.grad_k.data) + unit * map;
-    T* const map_v = static_cast<T*>(a.grad_v.data) + unit * map;
+    T* const map_k = static_cast<T*>(a.grad_k.data) + batch * a.grad_k.strides[0] + head * a.grad_k.strides[1];
+    T* const map_v = static_cast<T*>(a.grad_v.data) + batch * a.grad_v.strides[0] + head * a.grad_v.strides[1];
+    ::memset(static_cast<void*>(map_k), 0, map * sizeof(T));
+    ::memset(static_cast<void*>(map_v), 0, map * sizeof(T));
+    double grad_rate = 0;
     for (SlidingRows<T>* rows : all) rows->slide(0, 0);
     int64_t packed = 0;  // padded rows that are in scratch memory, or have been
     for (int64_t y = 0, rows; y < a.out_height; y += rows) {
       rows = plan.group(a.out_height - y);
       const int64_t first = y * a.stride, last = (y + rows - 1) * a.stride + span;
       if (packed < first) packed = first;
-      plan.pack(a.k, batch, head, packed, last - packed, true, keys.rows + (packed - first) * row_size);
-      plan.pack(a.v, batch, head, packed, last - packed, false, values.rows + (packed - first) * row_size);
+      plan.pack(a.k, batch, head, packed, last - packed, true, T(1), keys.rows + (packed - first) * row_size);
+      plan.pack(a.v, batch, head, packed, last - packed, false, T(1), values.rows + (packed - first) * row_size);
       packed = last;
       read_queries(a, a.q, batch, head, y, rows, a.stride, scale, queries, line);
       read_queries(a, a.grad, batch, head, y, rows, 1, T(1), grads, line);
       for (int64_t x = 0; x < plan.columns; x += lanes) {
-        const Tile<T> logits{queries + x, query_size, line, weights + x, weights_size, line};
-        const Tile<T> products{grads + x, query_size, line, grad_weights + x, weights_size, line};
+        const Tile<T, 0> logits{queries + x, query_size, line, weights + x, weights_size, line};
+        const Tile<T, 0> products{grads + x, query_size, line, grad_weights + x, weights_size, line};
         score_tile<K>(plan, logits, keys.rows + x, row_size, rows);
         score_tile<K>(plan, products, values.rows + x, row_size, rows);
         Vector<T> factors[kGroup];
         for (int64_t r = 0; r < rows; ++r) {
-          softmax_backward(weights + r * weights_size + x, grad_weights + r * weights_size + x, taps, line);
+          const Vector<T> products_of_lanes =
+              softmax_backward(weights + r * weights_size + x, grad_weights + r * weights_size + x, taps, line, rate);
+          for (int64_t lane = 0; lane < least(lanes, a.out_columns - x); ++lane) grad_rate += products_of_lanes[lane];
           factors[r] = splat(scale);
         }
         gather_tile<K>(plan, products, keys.rows + x, row_size, rows, factors, result + x, query_size, line);
@@ -181,6 +190,7 @@ void attention_backward(const Attention& a, int64_t first_unit, int64_t last_uni
       const int64_t keep = packed > next ? packed - next : 0;
       for (SlidingRows<T>* moved : all) moved->slide(keep ? next - first : 0, keep);
     }
+    if (a.grad_rate != nullptr) static_cast<T*>(a.grad_rate)[unit] = static_cast<T>(grad_rate);
   }
 }
 

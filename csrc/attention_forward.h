@@ -4,7 +4,7 @@
 
 namespace acmix::ACMIX_ISA {
 
-constexpr int64_t kPackedBytes = 192 * 1024;  // of a unit's keys and values: they are to stay in the second cache
+constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: they are to stay in the second cache
 
 // Output rows of a unit: as many as have their keys and values in the cache, in blocks of equal size. They depend on
 // the shape alone, and so do the results.
@@ -23,7 +23,7 @@ ACMIX_INLINE Vector<T> total(const Vector<T>* chains) {
   return (chains[0] + chains[1]) + (chains[2] + chains[3]);
 }
 
-// exp(logits - their maximum) in place; returns the sum over the window.
+// 2^(logits - their maximum) in place; returns the sum over the window.
 template <class T>
 ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
   Vector<T> maxima[kChains], sums[kChains];
@@ -41,13 +41,13 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
   for (o = 0; o + kChains <= count; o += kChains) {
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; ++i) {
-      const Vector<T> weight = exponential(load(weights + (o + i) * line) - maximum);
+      const Vector<T> weight = power_of_two(load(weights + (o + i) * line) - maximum);
       sums[i] += weight;
       store(weights + (o + i) * line, weight);
     }
   }
   for (; o < count; ++o) {
-    const Vector<T> weight = exponential(load(weights + o * line) - maximum);
+    const Vector<T> weight = power_of_two(load(weights + o * line) - maximum);
     sums[0] += weight;
     store(weights + o * line, weight);
   }
@@ -108,40 +108,96 @@ inline void write_queries(const Attention& a, const View& view, int64_t batch, i
   }
 }
 
+template <class T>
+ACMIX_INLINE T rate_of(const Attention& a) {
+  return a.rate == nullptr ? T(1) : *static_cast<const T*>(a.rate);
+}
+
+// Where a unit's queries are read and its results written: in the tensors themselves where whole vectors of them lie
+// there, else in scratch memory.
+template <class T>
+class QueryRows {
+ public:
+  QueryRows(const Attention& a, int64_t rows, int64_t columns)
+      : a_(a), columns_(columns), size_(a.width * columns), direct_(is_direct(a.q, a.stride) && is_direct(a.out, 1)),
+        scratch_(direct_ ? 0 : Scratch<T>::size_of(rows * size_)), kept_(direct_ ? nullptr : scratch_.take(rows * size_)) {}
+
+  void begin(int64_t batch, int64_t head, int64_t top, int64_t rows) {
+    batch_ = batch, head_ = head, top_ = top, rows_ = rows;
+    if (!direct_) read_queries(a_, a_.q, batch, head, top, rows, a_.stride, T(1), kept_, columns_);
+  }
+
+  void end() const {
+    if (!direct_) write_queries(a_, a_.out, batch_, head_, top_, rows_, 1, kept_, columns_);
+  }
+
+  // The tile's first column: tiles of tensors end where the row does, and may overlap.
+  int64_t column(int64_t x) const { return direct_ ? least(x, a_.out_columns - Lanes<T>::count) : x; }
+
+  const T* query(int64_t y, int64_t x) const { return direct_ ? at(a_.q, y, x) : kept_ + y * size_ + x; }
+  int64_t query_row() const { return direct_ ? a_.q.strides[3] : size_; }
+  int64_t query_channel() const { return direct_ ? a_.q.strides[2] : columns_; }
+
+  T* result(int64_t y, int64_t x) const { return direct_ ? at(a_.out, y, x) : kept_ + y * size_ + x; }
+  int64_t result_row() const { return direct_ ? a_.out.strides[3] : size_; }
+  int64_t result_channel() const { return direct_ ? a_.out.strides[2] : columns_; }
+
+ private:
+  bool is_direct(const View& view, int64_t step) const {
+    return view.dtype == Dtype::float32 && sizeof(T) == 4 && step * view.strides[4] == 1 &&
+           a_.out_columns >= Lanes<T>::count;
+  }
+
+  T* at(const View& view, int64_t y, int64_t x) const {
+    const int64_t* s = view.strides;
+    return static_cast<T*>(view.data) + batch_ * s[0] + head_ * s[1] + (top_ + y) * s[3] + x;
+  }
+
+  const Attention& a_;
+  int64_t columns_, size_;
+  bool direct_;
+  Scratch<T> scratch_;
+  T* kept_;
+  int64_t batch_ = 0, head_ = 0, top_ = 0, rows_ = 0;
+};
+
 template <int K, class T>
 void attention_forward(const Attention& a, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t lanes = Lanes<T>::count;
   const AttentionPlan plan(a, lanes);
   const int64_t kernel = window<K>(a), taps = kernel * kernel;
-  const int64_t row_size = a.width * plan.row.entries(), query_size = a.width * plan.columns;
+  const T rate = rate_of<T>(a);
+  const int64_t row_size = a.width * plan.row.entries();
   const int64_t unit_rows = forward_rows(a), most_rows = (unit_rows - 1) * a.stride + 2 * plan.reach + 1;
-  Scratch<T> scratch(2 * Scratch<T>::size_of(most_rows * row_size) + 2 * Scratch<T>::size_of(kGroup * query_size) +
-                     Scratch<T>::size_of(kGroup * taps * lanes));
+  Scratch<T> scratch(2 * Scratch<T>::size_of(most_rows * row_size) + Scratch<T>::size_of(kGroup * taps * lanes));
   T* const keys = scratch.take(most_rows * row_size);
   T* const values = scratch.take(most_rows * row_size);
-  T* const queries = scratch.take(kGroup * query_size);
-  T* const result = scratch.take(kGroup * query_size);
   T* const weights = scratch.take(kGroup * taps * lanes);
+  QueryRows<T> queries(a, unit_rows, plan.columns);
   const int64_t blocks = (a.out_height + unit_rows - 1) / unit_rows;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
-    const int64_t top = unit % blocks * unit_rows, bottom = least(top + unit_rows, a.out_height);
-    const int64_t key_rows = (bottom - top - 1) * a.stride + 2 * plan.reach + 1;
-    plan.pack(a.k, batch, head, top * a.stride, key_rows, true, keys);
-    plan.pack(a.v, batch, head, top * a.stride, key_rows, false, values);
-    for (int64_t y = top, rows; y < bottom; y += rows) {
-      rows = plan.group(bottom - y);
-      read_queries(a, a.q, batch, head, y, rows, a.stride, static_cast<T>(a.scale), queries, plan.columns);
-      const int64_t from = (y - top) * a.stride * row_size;
-      for (int64_t x = 0; x < plan.columns; x += lanes) {
-        const Tile<T> tile{queries + x, query_size, plan.columns, weights, taps * lanes, lanes};
+    const int64_t top = unit % blocks * unit_rows, height = least(unit_rows, a.out_height - top);
+    const int64_t key_rows = (height - 1) * a.stride + 2 * plan.reach + 1;
+    plan.pack(a.k, batch, head, top * a.stride, key_rows, true, static_cast<T>(a.scale * kLog2E), keys);
+    plan.pack(a.v, batch, head, top * a.stride, key_rows, false, T(1), values);
+    queries.begin(batch, head, top, height);
+    // Down the columns: the next tile then finds most of its keys and values in the first cache.
+    for (int64_t place = 0; place < a.out_columns; place += lanes) {
+      const int64_t x = queries.column(place);
+      for (int64_t y = 0, rows; y < height; y += rows) {
+        rows = plan.group(height - y);
+        const int64_t from = y * a.stride * row_size + x;
+        const Tile<T, lanes> tile{queries.query(y, x), queries.query_row(), queries.query_channel(), weights, taps * lanes,
+                                  lanes};
         Vector<T> factors[kGroup];
-        score_tile<K>(plan, tile, keys + from + x, row_size, rows);
-        for (int64_t r = 0; r < rows; ++r) factors[r] = T(1) / exponentials(weights + r * taps * lanes, taps, lanes);
-        gather_tile<K>(plan, tile, values + from + x, row_size, rows, factors, result + x, query_size, plan.columns);
+        score_tile<K>(plan, tile, keys + from, row_size, rows);
+        for (int64_t r = 0; r < rows; ++r) factors[r] = rate / exponentials(weights + r * taps * lanes, taps, lanes);
+        gather_tile<K>(plan, tile, values + from, row_size, rows, factors, queries.result(y, x), queries.result_row(),
+                       queries.result_channel());
       }
-      write_queries(a, a.out, batch, head, y, rows, 1, result, plan.columns);
     }
+    queries.end();
   }
 }
 

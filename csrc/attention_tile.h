@@ -7,11 +7,11 @@ namespace acmix::ACMIX_ISA {
 
 constexpr int64_t kGroup = 2;    // query rows that share key rows
 
-// K at compile time for the usual windows without stride and dilation, where the keys of neighbouring offsets are
-// neighbours themselves; 0 for all others, whose numbers are known at run time.
+// K at compile time for the usual windows: positive without stride and dilation, where the keys of neighbouring offsets
+// are neighbours themselves, negative elsewhere; 0 for all other windows, which are known at run time.
 template <int K>
 ACMIX_INLINE int64_t window(const Attention& a) {
-  return K ? K : a.kernel;
+  return K > 0 ? K : K < 0 ? -K : a.kernel;
 }
 
 struct AttentionPlan {
@@ -37,13 +37,14 @@ struct AttentionPlan {
 
   template <int K>
   int64_t offset(int64_t dx) const {
-    return K ? dx : offsets[dx];
+    return K > 0 ? dx : offsets[dx];
   }
 
-  // Keys or values of `count` padded rows: [rows][D][entries]; where there is a position code, less that. Channel by
-  // channel: rows of one channel follow each other in memory.
+  // Keys or values of `count` padded rows times `factor`: [rows][D][entries]; where there is a position code, less that
+  // before. Channel by channel: rows of one channel follow each other in memory.
   template <class T>
-  void pack(const View& view, int64_t batch, int64_t head, int64_t first, int64_t count, bool less_position, T* to) const {
+  void pack(const View& view, int64_t batch, int64_t head, int64_t first, int64_t count, bool less_position, T factor,
+            T* to) const {
     const int64_t *s = view.strides, *p = call.position.strides, entries = row.entries();
     const bool subtract = less_position && call.position.data != nullptr;
     if (row.is_plain(view) && (!subtract || row.is_plain(call.position))) {
@@ -53,7 +54,7 @@ struct AttentionPlan {
       for (int64_t d = 0; d < call.width; ++d) {
         for (int64_t i = 0; i < count; ++i) {
           const float* minus = subtract ? less + d * p[2] + rows[i] * p[3] : nullptr;
-          row.read_plain(from + d * s[2] + rows[i] * s[3], minus, to + (i * call.width + d) * entries);
+          plain_row(from + d * s[2] + rows[i] * s[3], minus, factor, to + (i * call.width + d) * entries);
         }
       }
       return;
@@ -65,24 +66,34 @@ struct AttentionPlan {
         row.read(view, batch * s[0] + head * s[1] + d * s[2] + at * s[3], s[4], line);
         if (subtract) row.subtract(call.position, d * p[2] + at * p[3], p[4], line);
         row.complete(line);
+        if (factor != T(1)) row.scale(line, factor);
       }
     }
   }
+
+  ACMIX_INLINE void plain_row(const float* from, const float* minus, float factor, float* to) const {
+    if (minus == nullptr && factor == 1) row.read_plain(from, to);
+    else row.read_plain(from, minus, factor, to);
+  }
+  ACMIX_INLINE void plain_row(const float*, const float*, double, double*) const {}  // only float32 is plain
 };
 
 // One tile's operands. `left` is multiplied with the packed rows `right` into `weights`; sums over the window of
-// weights times packed rows go to whatever `gather` is given.
-template <class T>
+// weights times packed rows go to whatever `gather` is given. Of weights, LINE is the distance between two of a window,
+// or 0 where `distance` has it.
+template <class T, int64_t LINE>
 struct Tile {
   const T* left;  // [rows][D], at the tile's first column
   int64_t left_row, left_channel;
   T* weights;  // [rows][K * K]
-  int64_t weights_row, line;
+  int64_t weights_row, distance;
+
+  ACMIX_INLINE int64_t line() const { return LINE ? LINE : distance; }
 };
 
 // Products of rows R0..R1 of a group with NX neighbouring offsets in one key row.
-template <int K, int R0, int R1, int NX, class T>
-ACMIX_INLINE void score(const AttentionPlan& plan, const Tile<T>& t, const T* keys, int64_t dx, T* const* out) {
+template <int K, int R0, int R1, int NX, class T, int64_t LINE>
+ACMIX_INLINE void score(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* keys, int64_t dx, T* const* out) {
   const int64_t channel = plan.row.entries(), width = plan.call.width;
   Vector<T> sums[R1 - R0][NX];
   ACMIX_UNROLL
@@ -107,34 +118,34 @@ ACMIX_INLINE void score(const AttentionPlan& plan, const Tile<T>& t, const T* ke
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) {
     ACMIX_UNROLL
-    for (int x = 0; x < NX; ++x) store(out[r] + x * t.line, sums[r - R0][x]);
+    for (int x = 0; x < NX; ++x) store(out[r] + x * t.line(), sums[r - R0][x]);
   }
 }
 
 // Row `dy` of the window of the group's first query row against rows R0..R1 of the group.
-template <int K, int R0, int R1, class T>
-ACMIX_INLINE void score_row(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row, int64_t dy) {
+template <int K, int R0, int R1, class T, int64_t LINE>
+ACMIX_INLINE void score_row(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t dy) {
   const int64_t kernel = window<K>(plan.call);
   const T* row = right + dy * plan.call.dilation * right_row;
   T* out[kGroup];
-  for (int r = R0; r < R1; ++r) out[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line;
+  for (int r = R0; r < R1; ++r) out[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line();
   if constexpr (K != 0) {
-    score<K, R0, R1, K>(plan, t, row, 0, out);
+    score<K, R0, R1, (K > 0 ? K : -K)>(plan, t, row, 0, out);
   } else {
     int64_t dx = 0;
-    const int64_t step = 3 * t.line;
+    const int64_t step = 3 * t.line();
     for (; dx + 3 <= kernel; dx += 3, out[R0] += step, out[R1 - 1] += R1 - R0 > 1 ? step : 0) {
       score<K, R0, R1, 3>(plan, t, row, dx, out);
     }
-    for (; dx < kernel; ++dx, out[R0] += t.line, out[R1 - 1] += R1 - R0 > 1 ? t.line : 0) {
+    for (; dx < kernel; ++dx, out[R0] += t.line(), out[R1 - 1] += R1 - R0 > 1 ? t.line() : 0) {
       score<K, R0, R1, 1>(plan, t, row, dx, out);
     }
   }
 }
 
 // Products of every query of the tile with its window.
-template <int K, class T>
-ACMIX_APART void score_tile(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row, int64_t rows) {
+template <int K, class T, int64_t LINE>
+ACMIX_APART void score_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows) {
   const int64_t kernel = window<K>(plan.call);
   if (rows == 1) {
     for (int64_t dy = 0; dy < kernel; ++dy) score_row<K, 0, 1>(plan, t, right, right_row, dy);
@@ -145,17 +156,18 @@ ACMIX_APART void score_tile(const AttentionPlan& plan, const Tile<T>& t, const T
   score_row<K, 1, 2>(plan, t, right, right_row, kernel);
 }
 
-template <int K, int R0, int R1, int ND, int ROWS, class T>
-ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t dy,
+template <int K, int R0, int R1, int ND, int ROWS, class T, int64_t LINE>
+ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t dy,
                              Vector<T> (&sums)[ROWS][ND]) {
   const int64_t kernel = window<K>(plan.call), channel = plan.row.entries();
   const T* rows[R1];
   ACMIX_UNROLL
-  for (int r = R0; r < R1; ++r) rows[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line;
+  for (int r = R0; r < R1; ++r) rows[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line();
+  ACMIX_UNROLL
   for (int64_t dx = 0; dx < kernel; ++dx) {
     Vector<T> weights[R1];
     ACMIX_UNROLL
-    for (int r = R0; r < R1; ++r) weights[r] = load(rows[r] + dx * t.line);
+    for (int r = R0; r < R1; ++r) weights[r] = load(rows[r] + dx * t.line());
     const T* from = right + plan.offset<K>(dx);
     ACMIX_UNROLL
     for (int i = 0; i < ND; ++i, from += channel) {
@@ -167,8 +179,8 @@ ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T>& t, const 
 }
 
 // ND channels of the window's weighted sums, times `factors` of each row.
-template <int K, int ROWS, int ND, class T>
-ACMIX_APART void gather_channels(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row,
+template <int K, int ROWS, int ND, class T, int64_t LINE>
+ACMIX_APART void gather_channels(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row,
                                   const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
   const int64_t kernel = window<K>(plan.call), step = plan.call.dilation * right_row;
   Vector<T> sums[ROWS][ND];
@@ -192,8 +204,8 @@ ACMIX_APART void gather_channels(const AttentionPlan& plan, const Tile<T>& t, co
 }
 
 // Sums over the window of weights times packed rows, for all channels: out [rows][D].
-template <int K, class T>
-ACMIX_APART void gather_tile(const AttentionPlan& plan, const Tile<T>& t, const T* right, int64_t right_row, int64_t rows,
+template <int K, class T, int64_t LINE>
+ACMIX_APART void gather_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows,
                               const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
   const int64_t width = plan.call.width, channel = plan.row.entries();
   const auto at = [&](int64_t d) { return right + d * channel; };

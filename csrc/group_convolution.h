@@ -25,6 +25,9 @@ struct GroupPlan {
   int64_t row_size() const { return inputs * row.entries(); }
   int64_t rows_read(int64_t rows) const { return (rows - 1) * call.stride + 2 * pad + 1; }
 
+  ACMIX_INLINE void plain_row(const float* from, float* to) const { row.read_plain(from, to); }
+  ACMIX_INLINE void plain_row(const float*, double*) const {}  // only float32 is plain
+
   // Padded rows first.. of a group: [rows][inputs][entries]. Piece by piece, as they lie in memory.
   template <class T>
   void pack(int64_t batch, int64_t group, int64_t first, int64_t rows, T* to) const {
@@ -38,7 +41,7 @@ struct GroupPlan {
         if (at < 0 || at >= call.height) {
           ::memset(static_cast<void*>(line), 0, entries * sizeof(T));
         } else if (plain && input < call.pieces) {
-          row.read_plain(from + input * s[2] + at * s[3], nullptr, line);
+          plain_row(from + input * s[2] + at * s[3], line);
         } else if (input < call.pieces) {
           row.read(call.x, batch * s[0] + group * s[1] + input * s[2] + at * s[3], s[4], line);
           row.complete(line);
@@ -68,7 +71,8 @@ struct Walk {
   const int64_t* offsets;
 };
 
-template <int NO, int NV, class T>
+// K: the kernel's side at compile time, or 0.
+template <int K, int NO, int NV, class T>
 ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights, T* const* out, int64_t channel) {
   Vector<T> sums[NO][NV];
   ACMIX_UNROLL
@@ -76,13 +80,19 @@ ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights
     ACMIX_UNROLL
     for (int v = 0; v < NV; ++v) sums[o][v] = Vector<T>{};
   }
+  const T* from[NV];
+  ACMIX_UNROLL
+  for (int v = 0; v < NV; ++v) from[v] = in[v];
+  const int64_t kernel = K ? K : walk.kernel;
   for (int64_t i = 0; i < walk.inputs; ++i) {
-    for (int64_t ky = 0; ky < walk.kernel; ++ky) {
+    for (int64_t ky = 0; ky < kernel; ++ky) {
       const int64_t base = i * walk.entries + ky * walk.kernel_row;
-      for (int64_t kx = 0; kx < walk.kernel; ++kx, weights += NO) {
+      ACMIX_UNROLL
+      for (int64_t kx = 0; kx < kernel; ++kx, weights += NO) {
+        const int64_t offset = base + walk.offsets[kx];
         Vector<T> pixel[NV];
         ACMIX_UNROLL
-        for (int v = 0; v < NV; ++v) pixel[v] = load(in[v] + base + walk.offsets[kx]);
+        for (int v = 0; v < NV; ++v) pixel[v] = load(from[v] + offset);
         ACMIX_UNROLL
         for (int o = 0; o < NO; ++o) {
           ACMIX_UNROLL
@@ -101,9 +111,10 @@ ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights
 template <int NO, class T>
 ACMIX_INLINE void convolve_places(const Walk& walk, int64_t places, const T* const* in, const T* weights, T* const* out,
                                   int64_t channel) {
-  if (places == 3) convolve<NO, 3>(walk, in, weights, out, channel);
-  else if (places == 2) convolve<NO, 2>(walk, in, weights, out, channel);
-  else convolve<NO, 1>(walk, in, weights, out, channel);
+  if (places == 3 && walk.kernel == 3) convolve<3, NO, 3>(walk, in, weights, out, channel);
+  else if (places == 3) convolve<0, NO, 3>(walk, in, weights, out, channel);
+  else if (places == 2) convolve<0, NO, 2>(walk, in, weights, out, channel);
+  else convolve<0, NO, 1>(walk, in, weights, out, channel);
 }
 
 // All outputs of `rows` output rows: out [outputs][rows][columns] from packed rows and arranged weights.
@@ -165,7 +176,9 @@ void convolution_forward(const GroupConvolution& c, int64_t first_unit, int64_t 
     for (int64_t o = 0; o < c.outputs; ++o) {
       for (int64_t y = 0; y < rows; ++y) {
         const int64_t offset = batch * s[0] + group * s[1] + o * s[2] + (top + y) * s[3];
-        write_row(c.out, offset, c.out_columns, s[4], result + (o * rows + y) * plan.columns);
+        const T* from = result + (o * rows + y) * plan.columns;
+        if (c.adds) add_row(c.out, offset, c.out_columns, s[4], from);
+        else write_row(c.out, offset, c.out_columns, s[4], from);
       }
     }
   }

@@ -172,7 +172,9 @@ class GroupBackward {
         if (padded < plan_.rows_read(c_.out_height)) {
           plan_.row.add_back(scattered_ + (padded * c_.pieces + piece) * plan_.row.entries(), line_);
         }
-        write_row(c_.grad_x, batch * s[0] + group * s[1] + piece * s[2] + row * s[3], c_.columns, s[4], line_);
+        const int64_t offset = batch * s[0] + group * s[1] + piece * s[2] + row * s[3];
+        if (c_.adds) add_row(c_.grad_x, offset, c_.columns, s[4], line_);
+        else write_row(c_.grad_x, offset, c_.columns, s[4], line_);
       }
     }
   }

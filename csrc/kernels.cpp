@@ -4,11 +4,12 @@
 #include "attention_forward.h"
 #include "group_convolution.h"
 #include "group_gradients.h"
+#include "product.h"
 
 namespace acmix::ACMIX_ISA {
 namespace {
 
-int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : 0; }
+int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : -a.kernel; }
 
 template <class T>
 void forward_of(const Attention& a, int64_t first, int64_t last) {
@@ -16,6 +17,9 @@ void forward_of(const Attention& a, int64_t first, int64_t last) {
     case 3: return attention_forward<3, T>(a, first, last);
     case 5: return attention_forward<5, T>(a, first, last);
     case 7: return attention_forward<7, T>(a, first, last);
+    case -3: return attention_forward<-3, T>(a, first, last);
+    case -5: return attention_forward<-5, T>(a, first, last);
+    case -7: return attention_forward<-7, T>(a, first, last);
     default: return attention_forward<0, T>(a, first, last);
   }
 }
@@ -26,6 +30,9 @@ void backward_of(const Attention& a, int64_t first, int64_t last) {
     case 3: return attention_backward<3, T>(a, first, last);
     case 5: return attention_backward<5, T>(a, first, last);
     case 7: return attention_backward<7, T>(a, first, last);
+    case -3: return attention_backward<-3, T>(a, first, last);
+    case -5: return attention_backward<-5, T>(a, first, last);
+    case -7: return attention_backward<-7, T>(a, first, last);
     default: return attention_backward<0, T>(a, first, last);
   }
 }
@@ -61,6 +68,11 @@ const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
                       convolution_forward_units,
                       convolution_forward_entry,
                       convolution_backward_units,
-                      convolution_backward_entry};
+                      convolution_backward_entry,
+                      product_panels_size,
+                      panel_units,
+                      arrange_panels,
+                      product_units,
+                      multiply};
 
 }  // namespace acmix::ACMIX_ISA

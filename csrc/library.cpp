@@ -1,38 +1,16 @@
 // The kernels as torch operators, on torch's stable ABI: one binary for every torch from 2.10 on. They write into
 // tensors that the caller has made; `acmix.ops.impl.cpu` is the caller.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <optional>
 #include <string>
 
 #include "instruction_sets.h"
+#include "torch_tensors.h"
 
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-acmix::View view_of(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 5, "acmix_cpu: a tensor has ", x.dim(), " dimensions, expected 5");
-  acmix::View view{x.data_ptr(), acmix::Dtype::float32, {}};
-  switch (x.scalar_type()) {
-    case ScalarType::Float: break;
-    case ScalarType::Double: view.dtype = acmix::Dtype::float64; break;
-    case ScalarType::Half: view.dtype = acmix::Dtype::float16; break;
-    case ScalarType::BFloat16: view.dtype = acmix::Dtype::bfloat16; break;
-    default: STD_TORCH_CHECK(false, "acmix_cpu: a tensor is no float32, float64, float16 or bfloat16");
-  }
-  for (int64_t i = 0; i < 5; ++i) view.strides[i] = x.stride(i);
-  return view;
-}
-
-template <class Call>
-void in_parallel(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
-  if (units == 0) return;
-  torch::stable::parallel_for(0, units, 1, [&](int64_t first, int64_t last) { kernel(call, first, last); });
-}
+using acmix::in_parallel;
+using acmix::Tensor;
+using acmix::view_of;
 
 acmix::Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& position,
                               const Tensor& rows, int64_t kernel, int64_t stride, int64_t dilation, double scale) {

@@ -51,19 +51,22 @@ class PackedRow {
 
   // A plain row, complete: the map's own columns and, where the border reflects, one reflection on each side. What else
   // there is keeps the zeros of new scratch memory.
-  template <class T>
-  ACMIX_INLINE void read_plain(const float* from, const float* less, T* to) const {
-    T* own = to + reach_;
-    if (less == nullptr) {
-      for (int64_t c = 0; c < size_; ++c) own[c] = from[c];
+  ACMIX_INLINE void read_plain(const float* from, float* to) const {
+    float* own = to + reach_;
+    for_vectors([&](int64_t c) { store(own + c, load(from + c)); }, [&](int64_t c) { own[c] = from[c]; });
+    reflect_plain(own);
+  }
+
+  // The same times `factor`, less `minus` before that where it is not null.
+  ACMIX_INLINE void read_plain(const float* from, const float* minus, float factor, float* to) const {
+    float* own = to + reach_;
+    if (minus == nullptr) {
+      for_vectors([&](int64_t c) { store(own + c, load(from + c) * factor); }, [&](int64_t c) { own[c] = from[c] * factor; });
     } else {
-      for (int64_t c = 0; c < size_; ++c) own[c] = from[c] - less[c];
+      for_vectors([&](int64_t c) { store(own + c, (load(from + c) - load(minus + c)) * factor); },
+                  [&](int64_t c) { own[c] = (from[c] - minus[c]) * factor; });
     }
-    if (zero_) return;
-    for (int64_t c = 1; c <= reach_; ++c) {
-      own[-c] = own[c];
-      own[size_ - 1 + c] = own[size_ - 1 - c];
-    }
+    reflect_plain(own);
   }
 
   // Less another tensor's columns, those that were read.
@@ -88,6 +91,12 @@ class PackedRow {
     }
   }
 
+  // All entries times `factor`.
+  template <class T>
+  void scale(T* to, T factor) const {
+    for (int64_t i = 0; i < entries(); ++i) to[i] *= factor;
+  }
+
   // Ones where the map is, zeros beyond.
   template <class T>
   void ones(T* to) const {
@@ -108,6 +117,26 @@ class PackedRow {
   }
 
  private:
+  // Whole vectors of the row, the last one where it ends; entries one by one in rows shorter than that.
+  template <class V, class E>
+  ACMIX_INLINE void for_vectors(V vector, E entry) const {
+    constexpr int64_t lanes = Lanes<float>::count;
+    if (size_ < lanes) {
+      for (int64_t c = 0; c < size_; ++c) entry(c);
+      return;
+    }
+    for (int64_t c = 0; c + lanes < size_; c += lanes) vector(c);
+    vector(size_ - lanes);
+  }
+
+  ACMIX_INLINE void reflect_plain(float* own) const {
+    if (zero_) return;
+    for (int64_t c = 1; c <= reach_; ++c) {
+      own[-c] = own[c];
+      own[size_ - 1 + c] = own[size_ - 1 - c];
+    }
+  }
+
   // The first column of the map in a phase of padded columns, and how many follow it there.
   int64_t first_of(int64_t phase) const { return ((phase - reach_) % stride_ + stride_) % stride_; }
   int64_t own_of(int64_t first) const { return first < own_ ? (own_ - first + stride_ - 1) / stride_ : 0; }

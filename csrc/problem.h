@@ -20,8 +20,10 @@ struct Attention {
   double scale;
   View q, k, v, out;
   View position;  // [1, 1, D, H, W]; data is null where there is none
-  // The backward pass. The gradients of keys and values are dense [B, N, D, H, W] of zeros in the computing dtype.
+  const void* rate;  // a number in the computing dtype that multiplies the output; null: 1
+  // The backward pass. The gradients of keys and values are in the computing dtype, each [D, H, W] of them dense.
   View grad, grad_q, grad_k, grad_v;
+  void* grad_rate;  // [B, N] shares of the rate's gradient in the computing dtype; null: not wanted
 };
 
 // A convolution of G groups with P pieces in and N outputs each; `weight` is dense [G * N, P (+ 1), k, k] in the
@@ -30,10 +32,26 @@ struct GroupConvolution {
   int64_t batch, groups, pieces, outputs, height, columns, out_height, out_columns;
   int64_t kernel, stride, dilation;
   bool ones;
+  bool adds;  // to what stands in `out`, or in `grad_x`; else it is written over
   View x, out;
   const void* weight;
   View grad, grad_x;
   void* grad_weight;
+};
+
+// A product of float32 matrices for each image, out [rows, pixels] = weight [rows, depth] x [depth, pixels] + bias. The
+// weight's rows stand in three dense parts one below the other, [part_rows, columns] each; `transposed`: its columns do.
+struct Product {
+  int64_t images, rows, depth, pixels;
+  const float* parts[3];
+  int64_t part_rows, part_columns;
+  bool transposed;
+  const float* bias;  // [rows] or null
+  float* panels;      // memory for the weight in the order in which it is multiplied
+  const float* x;     // rows of pixels are dense
+  int64_t x_image, x_row;
+  float* out;
+  int64_t out_image, out_row;
 };
 
 // The kernels of one instruction set. Each works on the units first..last of a call; no unit depends on another, so
@@ -48,6 +66,11 @@ struct Kernels {
   void (*convolution_forward)(const GroupConvolution&, int64_t first, int64_t last);
   int64_t (*convolution_backward_units)(const GroupConvolution&);
   void (*convolution_backward)(const GroupConvolution&, int64_t first, int64_t last);
+  int64_t (*product_panels_size)(const Product&);  // entries of `panels`
+  int64_t (*panel_units)(const Product&);
+  void (*arrange_panels)(const Product&, int64_t first, int64_t last);
+  int64_t (*product_units)(const Product&);
+  void (*multiply)(const Product&, int64_t first, int64_t last);
 };
 
 }  // namespace acmix

@@ -50,6 +50,8 @@ inline void read_row(const View& view, int64_t offset, int64_t count, int64_t st
       const float* from = static_cast<const float*>(view.data) + offset;
       if (step == 1) {
         for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[i]);
+      } else if (step == 2) {  // with the number written out, compilers read vectors and take them apart
+        for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[2 * i]);
       } else {
         for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[i * step]);
       }
@@ -75,9 +77,15 @@ inline void read_row(const View& view, int64_t offset, int64_t count, int64_t st
 
 template <class T>
 inline void subtract_row(const View& view, int64_t offset, int64_t count, int64_t step, T* to) {
-  if (view.dtype == Dtype::float32 && step == 1) {
+  if (view.dtype == Dtype::float32) {
     const float* from = static_cast<const float*>(view.data) + offset;
-    for (int64_t i = 0; i < count; ++i) to[i] -= static_cast<T>(from[i]);
+    if (step == 1) {
+      for (int64_t i = 0; i < count; ++i) to[i] -= static_cast<T>(from[i]);
+    } else if (step == 2) {
+      for (int64_t i = 0; i < count; ++i) to[i] -= static_cast<T>(from[2 * i]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] -= static_cast<T>(from[i * step]);
+    }
     return;
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -114,6 +122,22 @@ inline void write_row(const View& view, int64_t offset, int64_t count, int64_t s
       for (int64_t i = 0; i < count; ++i) to[i * step] = write_bfloat16(static_cast<float>(from[i]));
       return;
     }
+  }
+}
+
+// Adds to what stands there.
+template <class T>
+inline void add_row(const View& view, int64_t offset, int64_t count, int64_t step, const T* from) {
+  if (view.dtype == Dtype::float32 && step == 1) {
+    float* to = static_cast<float*>(view.data) + offset;
+    for (int64_t i = 0; i < count; ++i) to[i] += static_cast<float>(from[i]);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    T value = 0;
+    read_row(view, offset + i * step, 1, 1, &value);
+    value += from[i];
+    write_row(view, offset + i * step, 1, 1, &value);
   }
 }
 

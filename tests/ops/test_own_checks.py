@@ -49,6 +49,26 @@ def project(channels_last: bool) -> tuple[Any, ...]:
     return the_map(2, 4, 5, 6, channels_last=channels_last), scale, shift, weight, 3
 
 
+def layer(paths: str, stride: int) -> tuple[Any, ...]:
+    """In float32, which alone the op knows."""
+    shapes: list[tuple[int, ...] | None] = [
+        (2, 3, 5, 4),
+        *((4, 3, 1, 1),) * 3,
+        (12,),
+        (2, 5, 4),
+        (9, 6),
+        (4, 9, 3, 3),
+        (1,),
+    ]
+    if paths == "attention":
+        shapes[6:8] = None, None
+    if paths == "convolution":
+        shapes[4], shapes[5], shapes[8] = None, None, None
+    tensors = (None if shape is None else randn(*shape, seed=seed) for seed, shape in enumerate(shapes))
+    inputs = (None if x is None else x.detach().float().requires_grad_() for x in tensors)
+    return *inputs, 2, 0 if paths == "convolution" else 3, stride, 1
+
+
 CASES: dict[OpName, dict[str, Callable[[], tuple[Any, ...]]]] = {
     "local_attention": {"stride 1": lambda: attention(1), "stride 2": lambda: attention(2)},
     "convolution_path": {
@@ -62,6 +82,12 @@ CASES: dict[OpName, dict[str, Callable[[], tuple[Any, ...]]]] = {
     },
     "neighbourhood_aggregate": {"contiguous": lambda: aggregate(False), "channels_last": lambda: aggregate(True)},
     "neighbourhood_project": {"contiguous": lambda: project(False), "channels_last": lambda: project(True)},
+    "layer": {
+        "both": lambda: layer("both", 1),
+        "stride 2": lambda: layer("both", 2),
+        "attention": lambda: layer("attention", 1),
+        "convolution": lambda: layer("convolution", 1),
+    },
 }
 
 # Without dynamic sizes: torch 2.15 has no second derivative of a convolution there, nor for its own layers.
@@ -70,7 +96,7 @@ STATIC = ("test_schema", "test_autograd_registration", "test_faketensor", "test_
 
 def backends(op: OpName) -> list[str]:
     """Those that run inside of the registered op; the reference runs in its place."""
-    reasons = backend_reasons(Problem(op, "cpu", torch.float64, 3, 3))
+    reasons = backend_reasons(Problem(op, "cpu", torch.float32 if op == "layer" else torch.float64, 3, 3))
     return [name for name in BACKENDS if name != "reference" and not reasons[name]]
 
 
@@ -87,15 +113,21 @@ def test_every_registered_op_is_here() -> None:
 
 @EVERY
 def test_op(op: OpName, impl: str, case: str) -> None:
-    torch.library.opcheck(getattr(OPS, op).default, (*CASES[op][case](), impl))
+    last = True if op == "layer" else impl  # the layer has one backend; it keeps what its backward pass reads
+    torch.library.opcheck(getattr(OPS, op).default, (*CASES[op][case](), last))
 
 
 @pytest.mark.slow
 @EVERY
 def test_backward_op(op: OpName, impl: str, case: str) -> None:
     arguments = [x.detach() if isinstance(x, Tensor) else x for x in CASES[op][case]()]
-    out = getattr(OPS, op)(*arguments, impl)
+    last: bool | str = impl
+    if op == "layer":
+        out, projected = getattr(OPS, op)(*arguments, last := True)
+        arguments[9:9] = [projected]
+    else:
+        out = getattr(OPS, op)(*arguments, impl)
     if op == "local_attention":  # its backward pass may read the output
         arguments[4:4], out = out, out[0]
-    grad = randn(*out.shape, seed=5)
-    torch.library.opcheck(getattr(OPS, f"{op}_backward").default, (grad, *arguments, impl), test_utils=STATIC)
+    grad = randn(*out.shape, seed=5).to(out.dtype)
+    torch.library.opcheck(getattr(OPS, f"{op}_backward").default, (grad, *arguments, last), test_utils=STATIC)

@@ -13,7 +13,10 @@ from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast
-from acmix.ops.checks import check_positive, check_window
+from acmix.ops.checks import check_positive, check_tensors, check_window
+from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
+from acmix.ops.layer import layer, runs_at_once
+from acmix.ops.problem import OpName
 from acmix.ops.tracing import is_tracing
 
 __all__ = ["ACmix"]
@@ -21,7 +24,7 @@ __all__ = ["ACmix"]
 # Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
 _WIDEST_USUAL_WINDOW = 31
 
-# Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_backends.py).
+# Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_projections.py).
 _LARGE_MAP = 1024
 
 
@@ -141,19 +144,30 @@ class ACmix(TwoPaths):
         self.position = nn.Conv2d(2, head_width, 1, **made) if has_code else None
         self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]  # torch does not type it
 
+    @classmethod
+    def attention_ops(cls, paths: Paths) -> tuple[OpName, ...]:
+        """Window attention, where that path is there."""
+        return () if paths == "convolution" else ("local_attention",)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] or [C_in, H, W] -> [B, C, H', W'] or [C, H', W']; the memory format follows the input."""
+        check_tensors("ACmix", {"the input": x})
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
+        self._check_input(x)
+        if self._runs_at_once(x):
+            return self._at_once(x)
         projected = self._project(x)
         convolution = self.convolve(projected.pieces, **self._window())
         return self.mix(self._attend(projected), convolution)
 
     def forward_paths(self, x: Tensor) -> ACmixPaths:
         """The two terms of the output of `forward`, each with its rate, in the output's shape."""
+        check_tensors("ACmix", {"the input": x})
         if x.dim() == 3:
             parts = self.forward_paths(x.unsqueeze(0))
             return ACmixPaths(*(None if part is None else part.squeeze(0) for part in parts))
+        self._check_input(x)
         projected = self._project(x)
         attention = self._attend(projected)
         convolution = self.convolve(projected.pieces, **self._window())
@@ -167,13 +181,14 @@ class ACmix(TwoPaths):
         """
         if self.paths == "convolution":
             raise ValueError("ACmix: attention_maps of a layer with paths='convolution', which has no attention path.")
+        check_tensors("ACmix", {"the input": x})
+        self._check_input(x)
         _, q, k, _ = self._project(x)
-        code = self._position_code(q)
+        code = self._position_code(q.shape[3:], q.dtype)
         return local_attention_weights(q, k, pixels, self.kernel_att, position=code, **self._window())
 
     def _project(self, x: Tensor) -> _Projected:
         """Stage I as one convolution whose channels come out in the order (d, q/k/v, head) that both paths read."""
-        self._check_input(x)
         heads, width = self.num_heads, self.head_width
         children = (self.query, self.key, self.value)
         # One copy each: what is stacked are views in the order that comes out.
@@ -198,18 +213,40 @@ class ACmix(TwoPaths):
     def _window(self) -> Window:
         return {"stride": self.stride, "dilation": self.dilation}
 
-    def _position_code(self, q: Tensor) -> Tensor | None:
+    def _position_code(self, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
         if self.position is None:
             return None
-        grid = coordinate_grid(q.shape[3], q.shape[4], self.position_step, self.position.weight)
+        grid = coordinate_grid(size[0], size[1], self.position_step, self.position.weight)
         code: Tensor = self.position(grid.unsqueeze(0))
-        return code.squeeze(0).to(q.dtype)
+        return code.squeeze(0).to(dtype)
+
+    def _layer_window(self) -> LayerWindow:
+        return LayerWindow(
+            self.num_heads, 0 if self.paths == "convolution" else self.kernel_att, self.stride, self.dilation
+        )
+
+    def _runs_at_once(self, x: Tensor) -> bool:
+        kernel = 0 if self.paths == "attention" else self.kernel_conv
+        if kernel and self.shift.form != "group":
+            return False
+        return runs_at_once(x, self.query.weight, kernel, self._layer_window(), self.impl)
+
+    def _at_once(self, x: Tensor) -> Tensor:
+        children = (self.query, self.key, self.value)
+        bias = None if self.query.bias is None else torch.cat([present(child.bias) for child in children])
+        query, key, value = (child.weight for child in children)
+        code = self._position_code(x.shape[2:], x.dtype)
+        if self.paths == "attention":
+            return layer(LayerInputs(x, query, key, value, bias, code, None, None, self.alpha), self._layer_window())
+        kernels = self.fc_weight(x.dtype), self.shift.weight
+        inputs = LayerInputs(x, query, key, value, bias, code, *kernels, self.alpha)
+        return self.with_bias(layer(inputs, self._layer_window()))
 
     def _attend(self, projected: _Projected) -> Tensor | None:
         if self.paths == "convolution":
             return None
         _, q, k, v = projected
-        code = self._position_code(q)
+        code = self._position_code(q.shape[3:], q.dtype)
         attended = local_attention(q, k, v, self.kernel_att, position=code, impl=self.impl, **self._window())
         # Heads and their channels merge as the last axes: a batch of one would lose its stride, and with it the format.
         return attended.movedim((1, 2), (3, 4)).flatten(3).movedim(3, 1)

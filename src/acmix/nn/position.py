@@ -1,10 +1,13 @@
 """The coordinate grid behind the position code."""
 
 import math
+from functools import lru_cache
 from typing import cast
 
 import torch
 from torch import Tensor
+
+from acmix.ops.tracing import is_tracing
 
 __all__ = ["check_step", "coordinate_grid"]
 
@@ -47,6 +50,27 @@ def coordinate_grid(height: int, width: int, step: float | None, like: Tensor) -
             whatever the size (an axis of one pixel lies at -1), so that its steps shrink as maps grow.
         like: gives device and dtype.
     """
+    if is_tracing() or _is_watched(like):
+        return _grid(height, width, step, like)
+    return _kept_grid(int(height), int(width), step, like.device, like.dtype)
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether something is to see every step that is computed, or changes what a tensor is."""
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return True
+    return type(x) not in (Tensor, torch.nn.Parameter)
+
+
+@lru_cache(maxsize=64)
+def _kept_grid(height: int, width: int, step: float | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The grid of a size that was met before: its dozen small steps take longer than a small map's attention."""
+    # A grid made for inference alone could not be used in training later.
+    with torch.inference_mode(False), torch.no_grad():
+        return _grid(height, width, step, torch.empty(0, device=device, dtype=dtype))
+
+
+def _grid(height: int, width: int, step: float | None, like: Tensor) -> Tensor:
     x = _coordinates(width, step, like).to(like.dtype).expand(height, width)
     y = _coordinates(height, step, like).to(like.dtype).unsqueeze(1).expand(height, width)
     return torch.stack([x, y])

@@ -173,10 +173,9 @@ class TwoPaths(nn.Module):
         """The convolution path with its rate: [B, D, P, H, W] -> [B, C, H', W']; None where the path is dropped."""
         if self.paths == "attention":
             return None
-        beta, kernels = self._beta(), self.shift
-        # The rate is folded into the FC: scaling the output would keep another map for the backward pass.
-        fc_weight = _scaled(self.fc.weight.flatten(1), beta, pieces.dtype)
-        fc_bias = None if self.fc.bias is None else _scaled(self.fc.bias, beta, pieces.dtype)
+        kernels = self.shift
+        fc_weight = self.fc_weight(pieces.dtype)
+        fc_bias = None if self.fc.bias is None else _scaled(self.fc.bias, self._beta(), pieces.dtype)
         window: Window = {"stride": stride, "dilation": dilation}
         if kernels.weight is None:
             maps = torch.einsum("ij,bdjhw->bdihw", fc_weight, pieces)
@@ -187,7 +186,19 @@ class TwoPaths(nn.Module):
             out = convolution_path(pieces, fc_weight, weight, fc_bias, impl=self.impl, **window)
         if kernels.shared_by > 1:
             out = as_pieces_output(out.repeat_interleave(kernels.shared_by, 1), pieces)
-        return out if kernels.bias is None else out + _scaled(kernels.bias, beta, out.dtype)[:, None, None]
+        return self.with_bias(out)
+
+    def fc_weight(self, dtype: torch.dtype) -> Tensor:
+        """The FC's weight [k * k, P] with the convolution path's rate.
+
+        Scaling the path's output instead would keep another map for the backward pass.
+        """
+        return _scaled(self.fc.weight.flatten(1), self._beta(), dtype)
+
+    def with_bias(self, out: Tensor) -> Tensor:
+        """`out` [B, C, H', W'] plus the convolution path's bias, where it has one, with its rate."""
+        bias = self.shift.bias
+        return out if bias is None else out + _scaled(bias, self._beta(), out.dtype)[:, None, None]
 
     def attended(self, attention: Tensor) -> Tensor:
         """The attention path with its rate."""

@@ -13,7 +13,7 @@ from acmix.ops.library_convolution import convolution_path_op
 from acmix.ops.problem import Problem
 from acmix.ops.tracing import check_plain, fixed, is_tracing, wants_plain_functions
 
-__all__ = ["FORMS", "convolution_path"]
+__all__ = ["FORMS", "cheaper_form", "convolution_path"]
 
 FORMS: tuple[str, ...] = ("auto", "composed", "two_step")
 
@@ -42,8 +42,8 @@ def _check(pieces: Tensor, fc_weight: Tensor, shift_weight: Tensor, fc_bias: Ten
         raise ValueError(f"{_OP}: fc_bias has shape {tuple(fc_bias.shape)}, expected [k * k] = ({maps},).")
 
 
-def _cheaper_form(pieces: int, kernel: int, outputs: int) -> str:
-    """By multiply-adds of a pixel of a group; equal counts go to the form that moves less memory."""
+def cheaper_form(pieces: int, kernel: int, outputs: int) -> str:
+    """The form with fewer multiply-adds for a pixel of a group; equal counts go to the one that moves less memory."""
     maps = kernel**2
     return "composed" if pieces * maps * outputs <= pieces * maps + maps * maps * outputs else "two_step"
 
@@ -97,7 +97,7 @@ def convolution_path(
             raise ValueError(f"{_OP}: form='composed' with impl='reference', which is two-step; use impl='torch'.")
         return reference(pieces, fc_weight, shift_weight, fc_bias, stride=stride, dilation=dilation)
     if form == "auto":
-        form = _cheaper_form(fixed(pieces.shape[2]), kernel, fixed(shift_weight.shape[0]) // groups)
+        form = cheaper_form(fixed(pieces.shape[2]), kernel, fixed(shift_weight.shape[0]) // groups)
     if wants_plain_functions():
         check_plain(_OP, impl)
         return graph(pieces, (fc_weight, shift_weight, fc_bias), stride, dilation, form)

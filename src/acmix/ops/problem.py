@@ -13,6 +13,7 @@ OpName = Literal[
     "neighbourhood_project",
     "window_attention",
     "token_attention",
+    "layer",
 ]
 
 

@@ -4,6 +4,7 @@ import torch
 
 from acmix.ops.impl.cpu.attention import local_attention, local_attention_backward
 from acmix.ops.impl.cpu.convolution import convolution_path, convolution_path_backward
+from acmix.ops.impl.cpu.layer import layer, layer_backward
 from acmix.ops.impl.cpu.native import MISSING, instruction_sets, use_instruction_set
 from acmix.ops.problem import Problem
 
@@ -12,6 +13,8 @@ __all__ = [
     "convolution_path",
     "convolution_path_backward",
     "instruction_sets",
+    "layer",
+    "layer_backward",
     "local_attention",
     "local_attention_backward",
     "use_instruction_set",
@@ -21,7 +24,7 @@ __all__ = [
 # The backward pass computes the weights again: neither the output nor the log-sum-exp is kept.
 BACKWARD_READS_OUTPUT = False
 
-_OPS = ("local_attention", "convolution_path")
+_OPS = ("local_attention", "convolution_path", "layer")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -32,6 +35,6 @@ def why_not(problem: Problem) -> list[str]:
         reasons.append(f"it has no {problem.op}")
     if problem.device != "cpu":
         reasons.append(f"the tensors are on {problem.device}")
-    if problem.dtype not in _DTYPES:
+    if problem.dtype not in (_DTYPES if problem.op != "layer" else _DTYPES[:1]):
         reasons.append(f"it knows no {problem.dtype}")
     return reasons

@@ -10,7 +10,7 @@ from acmix.ops.impl import torch as portable
 from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
 from acmix.ops.layout import compute_dtype, empty_pieces, empty_pieces_output
 
-__all__ = ["convolution_path", "convolution_path_backward"]
+__all__ = ["convolution_path", "convolution_path_backward", "pull_back_composed"]
 
 Weights = tuple[Tensor, Tensor, Tensor | None]
 
@@ -32,6 +32,14 @@ def _compose(fc: Tensor, shift_weight: Tensor) -> Tensor:
     taps = torch.matmul(fc.mT, shift_weight.flatten(2))
     composed: Tensor = taps.unflatten(2, shift_weight.shape[2:]).contiguous()
     return composed
+
+
+def pull_back_composed(grad: Tensor, fc: Tensor, shift_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of what `_compose` was given from that of its result."""
+    taps = grad.flatten(2)
+    grad_fc = torch.einsum("cit,cjt->ij", shift_weight.flatten(2), taps)
+    grad_shift: Tensor = torch.matmul(fc, taps).unflatten(2, shift_weight.shape[2:])
+    return grad_fc, grad_shift
 
 
 def _maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
@@ -77,9 +85,7 @@ def convolution_path_backward(
         torch.ops.acmix_cpu.convolution_backward(
             rows, pieces, kernels, grad_pieces, grad_kernels, stride, dilation, ones
         )
-        taps = grad_kernels.flatten(2)
-        grad_fc = torch.einsum("cit,cjt->ij", shift_weight.flatten(2), taps)
-        grad_shift = torch.matmul(fc, taps).unflatten(2, shift_weight.shape[2:])
+        grad_fc, grad_shift = pull_back_composed(grad_kernels, fc, shift_weight)
         grad_bias = grad_fc[:, -1] if ones else None
         grad_fc = grad_fc[:, : fc_weight.shape[1]]
     else:

@@ -37,5 +37,4 @@ BACKWARD_READS_OUTPUT = False
 
 def why_not(problem: Problem) -> list[str]:
     """Reasons why this backend cannot run `problem`; empty: it can."""
-    del problem
-    return []
+    return ["it has no layer: it runs the parts"] if problem.op == "layer" else []

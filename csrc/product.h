@@ -1,0 +1,209 @@
+// Stage I: a product of matrices for each image. A unit is a block of columns, which run over all images, and of rows.
+#pragma once
+#include "problem.h"
+#include "simd.h"
+
+namespace acmix::ACMIX_ISA {
+
+constexpr int64_t kTileRows = 6, kTileVectors = 2;  // a register tile of the product
+constexpr int64_t kDepth = 256;                     // of a tile: its two operands stay in the first cache
+constexpr int64_t kBlockColumns = 192;              // at most; with kDepth rows they stay in the second cache
+constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
+constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
+
+constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
+
+constexpr int64_t kMostTiles = kBlockColumns / tile_columns();
+static_assert(kBlockColumns % tile_columns() == 0, "blocks are made of whole tiles");
+
+// How the product is cut, by its shape alone: the results do not depend on the number of threads.
+struct ProductPlan {
+  int64_t columns, block_columns, column_blocks, block_rows, row_blocks;
+
+  explicit ProductPlan(const Product& p) : columns(p.images * p.pixels) {
+    const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
+    block_columns = round_up((columns + blocks - 1) / blocks, tile_columns());
+    column_blocks = (columns + block_columns - 1) / block_columns;
+    const int64_t cuts = column_blocks < kFewUnits ? (kFewUnits + column_blocks - 1) / column_blocks : 1;
+    block_rows = round_up((p.rows + cuts - 1) / cuts, kTileRows);
+    row_blocks = (p.rows + block_rows - 1) / block_rows;
+  }
+};
+
+inline int64_t product_panels(const Product& p) { return (p.rows + kTileRows - 1) / kTileRows; }
+
+inline int64_t product_panels_size(const Product& p) { return product_panels(p) * p.depth * kTileRows; }
+
+inline int64_t product_units(const Product& p) {
+  if (p.images * p.pixels == 0) return 0;
+  const ProductPlan plan(p);
+  return plan.column_blocks * plan.row_blocks;
+}
+
+inline int64_t panel_units(const Product& p) { return (product_panels(p) + kPanels - 1) / kPanels; }
+
+// The weight's panels, kPanels a unit: [depth][kTileRows] each, zeros below the last row.
+inline void arrange_panels(const Product& p, int64_t first_unit, int64_t last_unit) {
+  const int64_t size = p.depth * kTileRows, first = first_unit * kPanels, last = least(last_unit * kPanels, product_panels(p));
+  if (last * kTileRows > p.rows) ::memset(static_cast<void*>(p.panels + (last - 1) * size), 0, size * sizeof(float));
+  if (!p.transposed) {
+    for (int64_t row = first * kTileRows; row < least(last * kTileRows, p.rows); ++row) {
+      const float* from = p.parts[row / p.part_rows] + row % p.part_rows * p.part_columns;
+      float* const to = p.panels + row / kTileRows * size + row % kTileRows;
+      for (int64_t k = 0; k < p.depth; ++k) to[k * kTileRows] = from[k];
+    }
+    return;
+  }
+  for (int64_t block = first; block < last; block += kPanels) {
+    for (int64_t k = 0, part = 0, row = 0; k < p.depth; ++k) {
+      const float* const from = p.parts[part] + row * p.part_columns;
+      for (int64_t panel = block; panel < least(block + kPanels, last); ++panel) {
+        float* const to = p.panels + panel * size + k * kTileRows;
+        const int64_t rows = p.rows - panel * kTileRows;
+        if (rows >= kTileRows) ::memcpy(to, from + panel * kTileRows, kTileRows * sizeof(float));
+        else ::memcpy(to, from + panel * kTileRows, rows * sizeof(float));
+      }
+      if (++row == p.part_rows) ++part, row = 0;
+    }
+  }
+}
+
+// Where a tile's columns stand: side by side in one image, or over the border of two.
+struct TileColumns {
+  int64_t count, image, pixel;
+  bool whole;
+
+  TileColumns() = default;
+  TileColumns(const Product& p, int64_t column, int64_t columns)
+      : count(least(tile_columns(), columns - column)), image(column / p.pixels), pixel(column % p.pixels),
+        whole(pixel + tile_columns() <= p.pixels) {}
+};
+
+// Columns of a tile that is cut, rows depth..: [rows][tile_columns], zeros behind the last column.
+ACMIX_APART void pack_cut(const Product& p, const TileColumns& at, int64_t depth, int64_t rows, float* to) {
+  for (int64_t j = 0, image = at.image, pixel = at.pixel, run; j < at.count; j += run, ++image, pixel = 0) {
+    run = least(at.count - j, p.pixels - pixel);
+    const float* from = p.x + image * p.x_image + depth * p.x_row + pixel;
+    for (int64_t k = 0; k < rows; ++k, from += p.x_row) {
+      for (int64_t i = 0; i < run; ++i) to[k * tile_columns() + j + i] = from[i];
+    }
+  }
+  for (int64_t k = 0; k < rows; ++k) {
+    for (int64_t j = at.count; j < tile_columns(); ++j) to[k * tile_columns() + j] = 0;
+  }
+}
+
+// Columns of some tiles, rows depth..: [tiles][rows][tile_columns]. Row by row, as they lie in memory.
+inline void pack_columns(const Product& p, const TileColumns* tiles, int64_t count, int64_t depth, int64_t rows, float* to) {
+  constexpr int64_t wide = tile_columns();
+  for (int64_t k = 0; k < rows; ++k) {
+    const float* const row = p.x + (depth + k) * p.x_row;
+    float* line = to + k * wide;
+    for (int64_t t = 0; t < count; ++t, line += rows * wide) {
+      if (!tiles[t].whole) continue;
+      const float* from = row + tiles[t].image * p.x_image + tiles[t].pixel;
+      ACMIX_UNROLL
+      for (int64_t v = 0; v < wide; v += Lanes<float>::count) store(line + v, load(from + v));
+    }
+  }
+  for (int64_t t = 0; t < count; ++t) {
+    if (!tiles[t].whole) pack_cut(p, tiles[t], depth, rows, to + t * rows * wide);
+  }
+}
+
+// One register tile: sums over `depth` of a panel's entries times a packed row.
+ACMIX_INLINE void multiply_tile(const float* panel, const float* packed, int64_t depth,
+                                Vector<float> (&sums)[kTileRows][kTileVectors]) {
+  constexpr int64_t lanes = Lanes<float>::count;
+  ACMIX_UNROLL
+  for (int i = 0; i < kTileRows; ++i) {
+    ACMIX_UNROLL
+    for (int v = 0; v < kTileVectors; ++v) sums[i][v] = Vector<float>{};
+  }
+  for (int64_t k = 0; k < depth; ++k, panel += kTileRows, packed += tile_columns()) {
+    Vector<float> right[kTileVectors];
+    ACMIX_UNROLL
+    for (int v = 0; v < kTileVectors; ++v) right[v] = load(packed + v * lanes);
+    ACMIX_UNROLL
+    for (int i = 0; i < kTileRows; ++i) {
+      ACMIX_UNROLL
+      for (int v = 0; v < kTileVectors; ++v) sums[i][v] += panel[i] * right[v];
+    }
+  }
+}
+
+// Sums of a whole tile to their place, plus the bias or what earlier rows of the depth have given.
+template <bool BEGINS>
+ACMIX_INLINE void write_whole(const Product& p, int64_t row, float* to, const Vector<float> (&sums)[kTileRows][kTileVectors]) {
+  constexpr int64_t lanes = Lanes<float>::count;
+  ACMIX_UNROLL
+  for (int i = 0; i < kTileRows; ++i, to += p.out_row) {
+    const Vector<float> bias = splat(BEGINS && p.bias != nullptr ? p.bias[row + i] : 0.0f);
+    ACMIX_UNROLL
+    for (int v = 0; v < kTileVectors; ++v) {
+      store(to + v * lanes, sums[i][v] + (BEGINS ? bias : load(to + v * lanes)));
+    }
+  }
+}
+
+// The same for a tile that is cut by the last row, the last column, or the border of two images.
+ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at, bool begins, const float* sums) {
+  const int64_t rows = least(kTileRows, p.rows - row);
+  for (int64_t j = 0, image = at.image, pixel = at.pixel, run; j < at.count; j += run, ++image, pixel = 0) {
+    run = least(at.count - j, p.pixels - pixel);
+    float* to = p.out + image * p.out_image + row * p.out_row + pixel;
+    for (int64_t i = 0; i < rows; ++i, to += p.out_row) {
+      const float* from = sums + i * tile_columns() + j;
+      const float bias = p.bias != nullptr ? p.bias[row + i] : 0;
+      if (begins) {
+        for (int64_t c = 0; c < run; ++c) to[c] = from[c] + bias;
+      } else {
+        for (int64_t c = 0; c < run; ++c) to[c] += from[c];
+      }
+    }
+  }
+}
+
+ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins,
+                             const Vector<float> (&sums)[kTileRows][kTileVectors]) {
+  if (at.whole && row + kTileRows <= p.rows) {
+    float* to = p.out + at.image * p.out_image + row * p.out_row + at.pixel;
+    if (begins) write_whole<true>(p, row, to, sums);
+    else write_whole<false>(p, row, to, sums);
+    return;
+  }
+  float kept[kTileRows * tile_columns()];
+  ACMIX_UNROLL
+  for (int i = 0; i < kTileRows; ++i) {
+    ACMIX_UNROLL
+    for (int v = 0; v < kTileVectors; ++v) store(kept + i * tile_columns() + v * Lanes<float>::count, sums[i][v]);
+  }
+  write_cut(p, row, at, begins, kept);
+}
+
+inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
+  constexpr int64_t wide = tile_columns();
+  const ProductPlan plan(p);
+  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * plan.block_columns));
+  float* const packed = scratch.take(least(kDepth, p.depth) * plan.block_columns);
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + plan.block_rows, p.rows);
+    const int64_t left = unit / plan.row_blocks * plan.block_columns;
+    const int64_t count = (least(plan.block_columns, plan.columns - left) + wide - 1) / wide;
+    TileColumns tiles[kMostTiles];
+    for (int64_t t = 0; t < count; ++t) tiles[t] = TileColumns(p, left + t * wide, plan.columns);
+    for (int64_t start = 0, depth; start < p.depth; start += depth) {
+      depth = least(kDepth, p.depth - start);
+      pack_columns(p, tiles, count, start, depth, packed);
+      for (int64_t t = 0; t < count; ++t) {
+        for (int64_t row = top; row < bottom; row += kTileRows) {
+          Vector<float> sums[kTileRows][kTileVectors];
+          multiply_tile(p.panels + row * p.depth + start * kTileRows, packed + t * depth * wide, depth, sums);
+          write_tile(p, row, tiles[t], start == 0, sums);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace acmix::ACMIX_ISA

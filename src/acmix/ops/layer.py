@@ -1,0 +1,58 @@
+"""The door of the whole layer as one op, which only the native backend has."""
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from acmix.ops.convolution import cheaper_form
+from acmix.ops.dispatch import load_backend
+from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
+from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
+from acmix.ops.library_layer import layer_op
+from acmix.ops.problem import Problem
+
+__all__ = ["layer", "runs_at_once"]
+
+
+def runs_at_once(x: Tensor, weight: Tensor, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
+    """Whether both stages can run as one op, which is faster; else the layer calls the ops of its parts.
+
+    Args:
+        x: input [B, C_in, H, W].
+        weight: of a projection, [C, C_in, 1, 1].
+        kernel_conv: kernel side k of the convolution path; 0 without that path.
+        window: heads, window, stride and dilation.
+        impl: the backend that the layer was given, or "auto".
+    """
+    if impl not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype:
+        return False
+    if _is_transformed() or torch.is_autocast_enabled("cpu") or x.shape[0] == 0 or not x.is_contiguous():
+        return False
+    problem = Problem("layer", "cpu", x.dtype, window.kernel_size, weight.shape[0] // window.heads)
+    if load_backend("cpu").why_not(problem):
+        return False
+    far = any(reaches_far(x, size, window.dilation) for size in (window.kernel_size, kernel_conv))
+    if far or bounded_stride(x, window.stride) != window.stride:
+        return False
+    return cheaper_form(3 * window.heads, kernel_conv, window.heads) == "composed"
+
+
+def _is_transformed() -> bool:
+    """Exporters and `torch.func` are to see the parts, which have plain functions to stand in for them."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch does not type it
+        return True
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
+    """Both stages of ACmix: [B, C_in, H, W] -> [B, C, ceil(H / s), ceil(W / s)].
+
+    Args:
+        inputs: the layer's tensors, for which `runs_at_once` holds.
+        window: heads, window, stride and dilation.
+    """
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    out: Tensor = layer_op(*inputs, *window, keep)[0]
+    return out
