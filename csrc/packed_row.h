@@ -11,8 +11,8 @@ enum class Border { reflected, zero };
 class PackedRow {
  public:
   PackedRow(int64_t size, int64_t reach, int64_t queries, int64_t stride, Border border)
-      : size_(size), reach_(reach), stride_(stride), phase_(((queries - 1) * stride + 2 * reach + stride) / stride),
-        own_(0), borders_(0), zero_(border == Border::zero), memory_(2 * Scratch<int64_t>::size_of(phase_ * stride)) {
+      : size_(size), reach_(reach), stride_(stride),
+        phase_(((queries - 1) * stride + 2 * reach + stride) / stride), own_(0), borders_(0), zero_(border == Border::zero), memory_(2 * Scratch<int64_t>::size_of(phase_ * stride)) {
     columns_ = memory_.take(entries());
     border_ = memory_.take(entries());
     for (int64_t c = 0; c < entries(); ++c) {
@@ -27,7 +27,11 @@ class PackedRow {
 
   int64_t entries() const { return phase_ * stride_; }
   // Where padded column `column` lies; for an offset of the window, where the keys of all queries begin.
-  int64_t place(int64_t column) const { return column % stride_ * phase_ + column / stride_; }
+  ACMIX_INLINE int64_t place(int64_t column) const {
+    if (stride_ == 1) return column;
+    if (stride_ == 2) return (column & 1) * phase_ + (column >> 1);
+    return column % stride_ * phase_ + column / stride_;
+  }
   // The map's column that an entry shows, or -1 for a zero.
   int64_t column(int64_t entry) const { return columns_[entry]; }
 
@@ -46,27 +50,23 @@ class PackedRow {
 
   // Whether rows of this tensor take the short way below.
   bool is_plain(const View& view) const {
-    return stride_ == 1 && view.dtype == Dtype::float32 && view.strides[4] == 1 && (zero_ || size_ > reach_);
+    return stride_ <= 2 && view.dtype == Dtype::float32 && view.strides[4] == 1 && (zero_ || size_ > reach_);
   }
 
   // A plain row, complete: the map's own columns and, where the border reflects, one reflection on each side. What else
   // there is keeps the zeros of new scratch memory.
   ACMIX_INLINE void read_plain(const float* from, float* to) const {
-    float* own = to + reach_;
-    for_vectors([&](int64_t c) { store(own + c, load(from + c)); }, [&](int64_t c) { own[c] = from[c]; });
-    reflect_plain(own);
+    place_plain([&](int64_t c) { return load(from + c); }, [&](int64_t c) { return from[c]; }, to);
   }
 
   // The same times `factor`, less `minus` before that where it is not null.
   ACMIX_INLINE void read_plain(const float* from, const float* minus, float factor, float* to) const {
-    float* own = to + reach_;
     if (minus == nullptr) {
-      for_vectors([&](int64_t c) { store(own + c, load(from + c) * factor); }, [&](int64_t c) { own[c] = from[c] * factor; });
+      place_plain([&](int64_t c) { return load(from + c) * factor; }, [&](int64_t c) { return from[c] * factor; }, to);
     } else {
-      for_vectors([&](int64_t c) { store(own + c, (load(from + c) - load(minus + c)) * factor); },
-                  [&](int64_t c) { own[c] = (from[c] - minus[c]) * factor; });
+      place_plain([&](int64_t c) { return (load(from + c) - load(minus + c)) * factor; },
+                  [&](int64_t c) { return (from[c] - minus[c]) * factor; }, to);
     }
-    reflect_plain(own);
   }
 
   // Less another tensor's columns, those that were read.
@@ -117,24 +117,31 @@ class PackedRow {
   }
 
  private:
-  // Whole vectors of the row, the last one where it ends; entries one by one in rows shorter than that.
+  // Columns of a plain row to their places, from functions that give a vector of them or one: whole vectors, the last
+  // one where the row ends; one by one in rows shorter than that.
   template <class V, class E>
-  ACMIX_INLINE void for_vectors(V vector, E entry) const {
+  ACMIX_INLINE void place_plain(V vector, E entry, float* to) const {
     constexpr int64_t lanes = Lanes<float>::count;
-    if (size_ < lanes) {
-      for (int64_t c = 0; c < size_; ++c) entry(c);
-      return;
+    if (size_ < stride_ * lanes) {
+      for (int64_t c = 0; c < size_; ++c) to[place(reach_ + c)] = entry(c);
+    } else if (stride_ == 1) {
+      for (int64_t c = 0; c + lanes < size_; c += lanes) store(to + reach_ + c, vector(c));
+      store(to + reach_ + size_ - lanes, vector(size_ - lanes));
+    } else {
+      for (int64_t c = 0; c + 2 * lanes < size_; c += 2 * lanes) split(vector(c), vector(c + lanes), c, to);
+      split(vector(size_ - 2 * lanes), vector(size_ - lanes), size_ - 2 * lanes, to);
     }
-    for (int64_t c = 0; c + lanes < size_; c += lanes) vector(c);
-    vector(size_ - lanes);
-  }
-
-  ACMIX_INLINE void reflect_plain(float* own) const {
     if (zero_) return;
     for (int64_t c = 1; c <= reach_; ++c) {
-      own[-c] = own[c];
-      own[size_ - 1 + c] = own[size_ - 1 - c];
+      to[place(reach_ - c)] = entry(c);
+      to[place(reach_ + size_ - 1 + c)] = entry(size_ - 1 - c);
     }
+  }
+
+  // Columns from `column` on to the two phases of a stride of two.
+  ACMIX_INLINE void split(Vector<float> left, Vector<float> right, int64_t column, float* to) const {
+    store(to + place(reach_ + column), every_second<0>(left, right));
+    store(to + place(reach_ + column + 1), every_second<1>(left, right));
   }
 
   // The first column of the map in a phase of padded columns, and how many follow it there.

@@ -68,6 +68,21 @@ ACMIX_INLINE V larger(V a, V b) {
   return a > b ? a : b;
 }
 
+// Every second entry of two vectors side by side, from the first or from the second on.
+template <int FIRST>
+ACMIX_INLINE Vector<float> every_second(Vector<float> a, Vector<float> b) {
+  constexpr int lanes = Lanes<float>::count;
+#if defined(__clang__)
+  Vector<float> out{};
+  for (int i = 0; i < lanes; ++i) out[i] = 2 * i + FIRST < lanes ? a[2 * i + FIRST] : b[2 * i + FIRST - lanes];
+  return out;
+#else
+  Lanes<float>::Integer places{};
+  for (int i = 0; i < lanes; ++i) places[i] = 2 * i + FIRST;
+  return __builtin_shuffle(a, b, places);
+#endif
+}
+
 ACMIX_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
