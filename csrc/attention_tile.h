@@ -1,11 +1,16 @@
-// The two products of window attention on a tile: one vector of neighbouring queries in one row, or in two rows that
-// share the key rows they read.
+// The two products of window attention on a tile: one vector of neighbouring queries in one row, or in two or three rows
+// that share the key rows they read.
 #pragma once
 #include "packed_row.h"
 
 namespace acmix::ACMIX_ISA {
 
-constexpr int64_t kGroup = 2;    // query rows that share key rows
+constexpr int64_t kGroup = 3;  // query rows that share key rows, at most
+#if defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = ACMIX_VECTOR_BYTES == 64 ? 32 : 16;
+#endif
 
 // K at compile time for the usual windows: positive without stride and dilation, where the keys of neighbouring offsets
 // are neighbours themselves, negative elsewhere; 0 for all other windows, which are known at run time.
@@ -32,7 +37,7 @@ struct AttentionPlan {
   }
 
   int64_t group(int64_t rows_left) const {
-    return call.stride == 1 && call.dilation == 1 && rows_left >= kGroup ? kGroup : 1;
+    return call.stride == 1 && call.dilation == 1 && call.kernel >= kGroup ? least(rows_left, kGroup) : 1;
   }
 
   template <int K>
@@ -122,38 +127,65 @@ ACMIX_INLINE void score(const AttentionPlan& plan, const Tile<T, LINE>& t, const
   }
 }
 
-// Row `dy` of the window of the group's first query row against rows R0..R1 of the group.
+// The rows R0..R1 of a group that see one key row.
+template <int FIRST, int LAST>
+struct Seeing {
+  static constexpr int R0 = FIRST, R1 = LAST;
+};
+
+// Calls body(rows that see it, key row) for all key rows of a group of ROWS query rows, the first one's top row being 0.
+template <int ROWS, class F>
+ACMIX_INLINE void for_each_key_row(int64_t kernel, F body) {
+  if constexpr (ROWS > 1) body(Seeing<0, 1>{}, 0);
+  if constexpr (ROWS > 2) body(Seeing<0, 2>{}, 1);
+  for (int64_t dy = ROWS - 1; dy < kernel; ++dy) body(Seeing<0, ROWS>{}, dy);
+  if constexpr (ROWS > 1) body(Seeing<1, ROWS>{}, kernel);
+  if constexpr (ROWS > 2) body(Seeing<2, ROWS>{}, kernel + 1);
+}
+
+// NX neighbouring offsets at a time; what is left, fewer at a time.
+template <int K, int R0, int R1, int NX, class T, int64_t LINE>
+ACMIX_INLINE void score_offsets(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* row, int64_t& dx, T** out) {
+  for (; dx + NX <= window<K>(plan.call); dx += NX) {
+    score<K, R0, R1, NX>(plan, t, row, dx, out);
+    for (int r = R0; r < R1; ++r) out[r] += NX * t.line();
+  }
+}
+
+// One key row, `dy` below the top of the window of the group's first row, against rows R0..R1 of the group. Sums, queries
+// and a key fit the registers: a key that does not would be read for each row.
 template <int K, int R0, int R1, class T, int64_t LINE>
 ACMIX_INLINE void score_row(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t dy) {
   const int64_t kernel = window<K>(plan.call);
   const T* row = right + dy * plan.call.dilation * right_row;
   T* out[kGroup];
   for (int r = R0; r < R1; ++r) out[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line();
-  if constexpr (K != 0) {
+  if constexpr (K != 0 && (R1 - R0 == 1 || kRegisters == 32)) {
     score<K, R0, R1, (K > 0 ? K : -K)>(plan, t, row, 0, out);
   } else {
     int64_t dx = 0;
-    const int64_t step = 3 * t.line();
-    for (; dx + 3 <= kernel; dx += 3, out[R0] += step, out[R1 - 1] += R1 - R0 > 1 ? step : 0) {
-      score<K, R0, R1, 3>(plan, t, row, dx, out);
-    }
-    for (; dx < kernel; ++dx, out[R0] += t.line(), out[R1 - 1] += R1 - R0 > 1 ? t.line() : 0) {
-      score<K, R0, R1, 1>(plan, t, row, dx, out);
-    }
+    if constexpr (K == 7) score_offsets<K, R0, R1, 4>(plan, t, row, dx, out);
+    score_offsets<K, R0, R1, 3>(plan, t, row, dx, out);
+    if constexpr (K == 5) score_offsets<K, R0, R1, 2>(plan, t, row, dx, out);
+    if constexpr (K == 0) score_offsets<K, R0, R1, 1>(plan, t, row, dx, out);
   }
+}
+
+template <int K, int ROWS, class T, int64_t LINE>
+ACMIX_APART void score_rows(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row) {
+  for_each_key_row<ROWS>(window<K>(plan.call), [&](auto seeing, int64_t dy) __attribute__((always_inline)) {
+    score_row<K, decltype(seeing)::R0, decltype(seeing)::R1>(plan, t, right, right_row, dy);
+  });
 }
 
 // Products of every query of the tile with its window.
 template <int K, class T, int64_t LINE>
-ACMIX_APART void score_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows) {
-  const int64_t kernel = window<K>(plan.call);
-  if (rows == 1) {
-    for (int64_t dy = 0; dy < kernel; ++dy) score_row<K, 0, 1>(plan, t, right, right_row, dy);
-    return;
+ACMIX_INLINE void score_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows) {
+  if (rows == 1) score_rows<K, 1>(plan, t, right, right_row);
+  if constexpr (K >= 0) {
+    if (rows == 2) score_rows<K, 2>(plan, t, right, right_row);
+    if (rows == 3) score_rows<K, 3>(plan, t, right, right_row);
   }
-  score_row<K, 0, 1>(plan, t, right, right_row, 0);
-  for (int64_t dy = 1; dy < kernel; ++dy) score_row<K, 0, 2>(plan, t, right, right_row, dy);
-  score_row<K, 1, 2>(plan, t, right, right_row, kernel);
 }
 
 template <int K, int R0, int R1, int ND, int ROWS, class T, int64_t LINE>
@@ -182,20 +214,16 @@ ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T, LINE>& t, 
 template <int K, int ROWS, int ND, class T, int64_t LINE>
 ACMIX_APART void gather_channels(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row,
                                   const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
-  const int64_t kernel = window<K>(plan.call), step = plan.call.dilation * right_row;
+  const int64_t step = plan.call.dilation * right_row;
   Vector<T> sums[ROWS][ND];
   ACMIX_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     ACMIX_UNROLL
     for (int i = 0; i < ND; ++i) sums[r][i] = Vector<T>{};
   }
-  if constexpr (ROWS == 1) {
-    for (int64_t dy = 0; dy < kernel; ++dy) gather_row<K, 0, 1, ND>(plan, t, right + dy * step, dy, sums);
-  } else {
-    gather_row<K, 0, 1, ND>(plan, t, right, 0, sums);
-    for (int64_t dy = 1; dy < kernel; ++dy) gather_row<K, 0, 2, ND>(plan, t, right + dy * step, dy, sums);
-    gather_row<K, 1, 2, ND>(plan, t, right + kernel * step, kernel, sums);
-  }
+  for_each_key_row<ROWS>(window<K>(plan.call), [&](auto seeing, int64_t dy) __attribute__((always_inline)) {
+    gather_row<K, decltype(seeing)::R0, decltype(seeing)::R1, ND>(plan, t, right + dy * step, dy, sums);
+  });
   ACMIX_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     ACMIX_UNROLL
@@ -203,22 +231,29 @@ ACMIX_APART void gather_channels(const AttentionPlan& plan, const Tile<T, LINE>&
   }
 }
 
-// Sums over the window of weights times packed rows, for all channels: out [rows][D].
-template <int K, class T, int64_t LINE>
-ACMIX_APART void gather_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows,
+// MANY channels at a time, the rest one by one.
+template <int K, int ROWS, int MANY, class T, int64_t LINE>
+ACMIX_INLINE void gather_rows(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row,
                               const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
   const int64_t width = plan.call.width, channel = plan.row.entries();
-  const auto at = [&](int64_t d) { return right + d * channel; };
-  const auto to = [&](int64_t d) { return out + d * out_channel; };
   int64_t d = 0;
-  if (rows == kGroup) {
-    for (; d + 6 <= width; d += 6) gather_channels<K, 2, 6>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
-    for (; d + 4 <= width; d += 4) gather_channels<K, 2, 4>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
-    for (; d < width; ++d) gather_channels<K, 2, 1>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
-    return;
+  for (; d + MANY <= width; d += MANY, right += MANY * channel, out += MANY * out_channel) {
+    gather_channels<K, ROWS, MANY>(plan, t, right, right_row, factors, out, out_row, out_channel);
   }
-  for (; d + 8 <= width; d += 8) gather_channels<K, 1, 8>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
-  for (; d < width; ++d) gather_channels<K, 1, 1>(plan, t, at(d), right_row, factors, to(d), out_row, out_channel);
+  for (; d < width; ++d, right += channel, out += out_channel) {
+    gather_channels<K, ROWS, 1>(plan, t, right, right_row, factors, out, out_row, out_channel);
+  }
+}
+
+// Sums over the window of weights times packed rows, for all channels: out [rows][D].
+template <int K, class T, int64_t LINE>
+ACMIX_INLINE void gather_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows,
+                              const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
+  if (rows == 1) gather_rows<K, 1, 8>(plan, t, right, right_row, factors, out, out_row, out_channel);
+  if constexpr (K >= 0) {
+    if (rows == 2) gather_rows<K, 2, 4>(plan, t, right, right_row, factors, out, out_row, out_channel);
+    if (rows == 3) gather_rows<K, 3, 4>(plan, t, right, right_row, factors, out, out_row, out_channel);
+  }
 }
 
 }  // namespace acmix::ACMIX_ISA
