@@ -123,23 +123,42 @@ Sizes sizes_of(const Tensor& x, const Tensor& out, int64_t heads) {
   return {x.size(0), x.size(1), heads, out.size(1) / heads, x.size(2), x.size(3), out.size(2), out.size(3)};
 }
 
+// Stage I as a product, from x to q, k and v.
+Product projection_of(const Sizes& s, const Tensor& x, const Tensor& query, const Tensor& key, const Tensor& value,
+                      const std::optional<Tensor>& bias, const Tensor& projected) {
+  const int64_t channels = s.channels(), map = s.pixels();
+  Product p = product_of(s, query, key, value);
+  require(x, "x", s.batch * s.in_channels * map);
+  require(projected, "projected", projected.size(0) * 3 * channels * map);
+  p.rows = 3 * channels, p.depth = s.in_channels, p.bias = data(bias);
+  p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;
+  p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;
+  return p;
+}
+
+// q, k and v again, for the backward pass.
+void project(const Tensor x, const Tensor query, const Tensor key, const Tensor value, const std::optional<Tensor> bias,
+             Tensor projected) {
+  const Sizes s{x.size(0), x.size(1), projected.size(2), projected.size(3), x.size(2), x.size(3), 0, 0};
+  require(projected, "projected", s.batch * 3 * s.channels() * s.pixels());
+  const Kernels& set = acmix::kernels();
+  Product p = projection_of(s, x, query, key, value, bias, projected);
+  const std::unique_ptr<float[]> panels = arranged(set, p);
+  in_parallel(p, set.product_units(p), set.multiply);
+}
+
 // `projected` may hold fewer images than the batch: it is then used again and again.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> bias, const std::optional<Tensor> position, const std::optional<Tensor> fc,
                    const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, int64_t heads,
                    int64_t window, int64_t stride, int64_t dilation, double scale) {
   const Sizes whole = sizes_of(x, out, heads);
-  const int64_t channels = whole.channels(), map = whole.pixels();
-  require(x, "x", whole.batch * whole.in_channels * map);
+  const int64_t channels = whole.channels();
   require(out, "out", whole.batch * channels * whole.outputs());
-  require(projected, "projected", projected.size(0) * 3 * channels * map);
   const Kernels& set = acmix::kernels();
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
   const std::unique_ptr<float[]> kernels = composed(fc, shift);
-  Product p = product_of(whole, query, key, value);
-  p.rows = 3 * channels, p.depth = whole.in_channels, p.bias = data(bias);
-  p.x_image = whole.in_channels * map, p.x_row = map;
-  p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;
+  Product p = projection_of(whole, x, query, key, value, bias, projected);
   const std::unique_ptr<float[]> panels = arranged(set, p);
   for (int64_t first = 0, images; first < whole.batch; first += images) {
     Sizes s = whole;
@@ -231,11 +250,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
   m.def("layer_backward(Tensor grad, Tensor projected, Tensor? position, Tensor? fc, Tensor? shift, Tensor? rate, "
         "Tensor(a!) grad_projected, Tensor(b!)? grad_rate, Tensor(c!)? grad_position, Tensor(d!)? grad_kernels, int window, "
         "int stride, int dilation, float scale) -> ()");
+  m.def("project(Tensor x, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor(a!) projected) -> ()");
   m.def("project_back(Tensor grad_projected, Tensor query, Tensor key, Tensor value, Tensor(a!) grad_x) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CPU, m) {
   m.impl("layer_forward", TORCH_BOX(&acmix::layer_forward));
   m.impl("layer_backward", TORCH_BOX(&acmix::layer_backward));
+  m.impl("project", TORCH_BOX(&acmix::project));
   m.impl("project_back", TORCH_BOX(&acmix::project_back));
 }

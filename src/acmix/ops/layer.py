@@ -13,6 +13,8 @@ from acmix.ops.problem import Problem
 
 __all__ = ["layer", "runs_at_once"]
 
+_KEPT_BYTES = 10 * 2**20
+
 
 def runs_at_once(x: Tensor, weight: Tensor, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
     """Whether both stages can run as one op, which is faster; else the layer calls the ops of its parts.
@@ -53,6 +55,17 @@ def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
         inputs: the layer's tensors, for which `runs_at_once` holds.
         window: heads, window, stride and dilation.
     """
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    out: Tensor = layer_op(*inputs, *window, keep)[0]
+    out: Tensor = layer_op(*inputs, *window, _keeps(inputs))[0]
     return out
+
+
+def _keeps(inputs: LayerInputs) -> bool:
+    """Whether q, k and v stay for the backward pass, or are computed again there.
+
+    What does not stay in the cache until then takes as long to write and read as to compute.
+    """
+    if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in inputs):
+        return False
+    # One graph for all sizes where the layer is compiled.
+    size = 3 * inputs.query.shape[0] * inputs.x.element_size() * inputs.x.shape[2] * inputs.x.shape[3]
+    return torch.compiler.is_compiling() or bool(inputs.x.shape[0] * size <= _KEPT_BYTES)

@@ -91,9 +91,8 @@ def _forward_gradient(ctx: Any, grad: Tensor | None, grad_projected: None) -> Gr
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     inputs, window = LayerInputs(*arguments[:_COUNT]), LayerWindow(*arguments[_COUNT + 1 : -1])
     projected = arguments[_COUNT]
-    if projected.numel() == 0:  # the forward pass did not know that there would be a backward pass
-        projected = _forward(*inputs, *window, True)[1]
-    grads = cpu.layer_backward(grad, inputs, projected, window, arguments[-1])
+    kept = projected if projected.numel() else None
+    grads = cpu.layer_backward(grad, inputs, kept, window, arguments[-1])
     return tuple(or_empty(x, inputs.x) for x in grads)
 
 

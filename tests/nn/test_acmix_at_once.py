@@ -1,0 +1,189 @@
+"""Both stages of the layer as one native op: against the parts in float64, and what it keeps."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import acmix.nn.acmix
+import acmix.ops.layer
+from acmix import ACmix
+from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
+
+pytestmark = native
+
+EPS = torch.finfo(torch.float32).eps
+
+# Channels, height, width, options: vectors with and without remainders, maps within the window, products of several
+# blocks of depth, tiles over the border of images.
+CASES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
+    "16 x 24": (16, 16, 24, {}),
+    "odd": (12, 13, 9, {}),
+    "one row": (8, 1, 30, {"kernel_att": 3}),
+    "smaller than the window": (8, 4, 5, {}),
+    "deep": (288, 5, 4, {}),
+    "stride 2": (16, 16, 16, {"stride": 2}),
+    "stride 2, odd": (12, 17, 19, {"stride": 2, "kernel_att": 5}),
+    "stride 3": (12, 10, 11, {"stride": 3}),
+    "dilation": (8, 12, 20, {"dilation": 2, "kernel_att": 5}),
+    "strided dilation": (8, 12, 20, {"dilation": 2, "stride": 2}),
+    "wide window": (8, 12, 12, {"kernel_att": 9}),
+    "five taps": (8, 9, 12, {"kernel_conv": 5, "num_heads": 2}),
+    "no biases": (8, 9, 12, {"bias": False, "position": False}),
+    "one rate": (8, 9, 12, {"rates": "alpha,1-alpha", "conv_bias": True}),
+    "no rates": (8, 9, 12, {"rates": "1,1"}),
+    "attention": (8, 9, 12, {"paths": "attention"}),
+    "convolution": (8, 9, 12, {"paths": "convolution", "stride": 2}),
+}
+
+
+# Their thousands of terms cancel to a small part of them, and so does not the rounding of each.
+SUMS_OVER_PIXELS = ("alpha", "beta", "position.weight")
+
+
+def made(channels: int, options: dict[str, Any]) -> ACmix:
+    torch.manual_seed(0)
+    layer = ACmix(channels, channels, **options)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name in ("alpha", "beta"):
+                parameter.uniform_(-1, 1)
+            elif "shift" in name:
+                parameter.normal_(std=0.3)
+    return layer
+
+
+def answers(layer: ACmix, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
+    """The output and all gradients."""
+    x = x.detach().requires_grad_()
+    out = layer(x)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    grads = torch.autograd.grad(out, (x, *parameters), grad)
+    return dict(zip(("out", "x", *names), (out.detach(), *grads), strict=True))
+
+
+def errors(found: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
+    """Largest error over the largest entry, in units of float32; of what has a true value."""
+    largest = {name: float(x.abs().max()) for name, x in truth.items()}
+    return {
+        name: float((x.double() - truth[name]).abs().max()) / largest[name] / EPS
+        for name, x in found.items()
+        if largest[name] > 1e-9
+    }
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "computed again"])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    channels, height, width, options = CASES[case]
+    layer = made(channels, options)
+    x = torch.randn(5, channels, height, width)
+    grad = torch.randn_like(layer(x))
+    monkeypatch.setattr(acmix.ops.layer, "_KEPT_BYTES", 2**40 if kept else 0)
+    native_layer = sys.modules["acmix.ops.impl.cpu.layer"]  # the package has a function of that name
+    monkeypatch.setattr(native_layer, "_BACKWARD_BYTES", 3 * 4 * x[:2].numel())  # two images at a time
+    monkeypatch.setattr(native_layer, "_FORWARD_BYTES", 3 * 4 * x[:2].numel())
+    assert layer._runs_at_once(x)
+    with using(FastBackend("cpu", instructions)):
+        found = answers(layer, x, grad)
+    monkeypatch.setattr(acmix.nn.acmix, "runs_at_once", lambda *_: False)
+    in_parts = answers(layer, x, grad)
+    truth = answers(layer.double(), x.double(), grad.double())
+    least = {name: 64.0 if name in SUMS_OVER_PIXELS else 8.0 for name in truth}
+    allowed = {name: max(2 * error, least[name]) for name, error in errors(in_parts, truth).items()}
+    worse = {name: (error, allowed[name]) for name, error in errors(found, truth).items() if error > allowed[name]}
+    assert worse == {}
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    layer = made(24, {"position": False})  # whose code is torch's own convolution
+    x = torch.randn(3, 24, 21, 18)
+    grad = torch.randn_like(layer(x))
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            runs.append(answers(layer, x, grad))
+    finally:
+        torch.set_num_threads(before)
+    # Weights' gradients go through torch's own products.
+    for name in ("out", "x", "alpha"):
+        assert torch.equal(runs[0][name], runs[1][name]), name
+        assert torch.equal(runs[0][name], runs[2][name]), name
+
+
+@pytest.mark.parametrize("name", ["x", *(name for name, _ in ACmix(8, 8).named_parameters())])
+def test_each_gradient_alone(name: str) -> None:
+    layer = made(8, {"kernel_att": 3})
+    x = torch.randn(2, 8, 6, 7)
+    grad = torch.randn(2, 8, 6, 7)
+    every = answers(layer, x, grad)
+    for other, parameter in layer.named_parameters():
+        parameter.requires_grad_(other == name)
+    wanted = x.requires_grad_() if name == "x" else dict(layer.named_parameters())[name]
+    (alone,) = torch.autograd.grad(layer(x), wanted, grad)
+    torch.testing.assert_close(alone, every[name])
+
+
+def test_second_derivatives_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = made(8, {"kernel_att": 3, "stride": 2})
+    x = torch.randn(2, 8, 6, 7, requires_grad=True)
+
+    def seconds() -> tuple[Tensor, ...]:
+        (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        names, parameters = zip(*layer.named_parameters(), strict=True)
+        grads = torch.autograd.grad(first.square().sum(), (x, *parameters))
+        return tuple(grad for name, grad in zip(("x", *names), grads, strict=True) if name != "position.bias")
+
+    found = seconds()
+    monkeypatch.setattr(acmix.nn.acmix, "runs_at_once", lambda *_: False)
+    for one, other in zip(found, seconds(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def saved(layer: torch.nn.Module, x: Tensor) -> int:
+    """Bytes kept for the backward pass: distinct storages, parameters and input included."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    return sum(storages.values())
+
+
+def test_on_large_maps_it_keeps_no_more_than_the_convolution() -> None:
+    x = torch.randn(8, 64, 56, 56, requires_grad=True)
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1)
+    # The position's code and grid are there beside the input and the parameters.
+    assert saved(ACmix(64, 64), x) < 1.05 * saved(convolution, x)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_gives_the_same_gradients(reentrant: bool) -> None:
+    layer = made(8, {})
+    x = torch.randn(2, 8, 6, 7, requires_grad=True)
+    (plain,) = torch.autograd.grad(layer(x).square().sum(), x)
+    checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, plain)
+
+
+def test_where_it_does_not_run_the_parts_do() -> None:
+    layer = ACmix(8, 8)
+    x = torch.randn(2, 8, 6, 7)
+    assert layer._runs_at_once(x)
+    assert not layer._runs_at_once(x.to(memory_format=torch.channels_last))
+    assert not layer._runs_at_once(x[:0])
+    assert not ACmix(8, 8, shift="fixed")._runs_at_once(x)
+    assert not ACmix(8, 8, impl="torch")._runs_at_once(x)
+    assert not layer.double()._runs_at_once(x.double())
+    with torch.autocast("cpu"):
+        assert not layer.float()._runs_at_once(x)
