@@ -216,9 +216,11 @@ class ACmix(TwoPaths):
     def _position_code(self, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
         if self.position is None:
             return None
-        grid = coordinate_grid(size[0], size[1], self.position_step, self.position.weight)
-        code: Tensor = self.position(grid.unsqueeze(0))
-        return code.squeeze(0).to(dtype)
+        weight, bias = self.position.weight, present(self.position.bias)
+        grid = coordinate_grid(size[0], size[1], self.position_step, weight)
+        # As a product of matrices: torch's 1x1 convolution of two channels takes ten times as long.
+        code = torch.addmm(bias.unsqueeze(1), weight.flatten(1), grid.flatten(1))
+        return code.unflatten(1, grid.shape[1:]).to(dtype)
 
     def _layer_window(self) -> LayerWindow:
         return LayerWindow(
