@@ -55,6 +55,7 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
 }
 
 inline int64_t attention_forward_units(const Attention& a) {
+  if (a.out_height == 0 || a.out_columns == 0) return 0;
   const int64_t rows = forward_rows(a);
   return a.batch * a.heads * ((a.out_height + rows - 1) / rows);
 }

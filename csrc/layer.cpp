@@ -52,6 +52,8 @@ Attention attention_of(const Sizes& s, const Window& window, double scale, const
   a.out_height = s.out_height, a.out_columns = s.out_columns;
   a.kernel = window.attention, a.stride = window.stride, a.dilation = window.dilation, a.scale = scale;
   a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
+  if (position.has_value()) require(*position, "position", s.width * s.pixels());
+  if (rate.has_value()) require(*rate, "rate", 1);
   a.position = view(data(position), 0, 0, s.pixels(), s.columns);
   a.rate = data(rate);
   return a;
@@ -130,6 +132,7 @@ Product projection_of(const Sizes& s, const Tensor& x, const Tensor& query, cons
   Product p = product_of(s, query, key, value);
   require(x, "x", s.batch * s.in_channels * map);
   require(projected, "projected", projected.size(0) * 3 * channels * map);
+  if (bias.has_value()) require(*bias, "bias", 3 * channels);
   p.rows = 3 * channels, p.depth = s.in_channels, p.bias = data(bias);
   p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;
   p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;

@@ -216,11 +216,9 @@ class ACmix(TwoPaths):
     def _position_code(self, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
         if self.position is None:
             return None
-        weight, bias = self.position.weight, present(self.position.bias)
-        grid = coordinate_grid(size[0], size[1], self.position_step, weight)
-        # As a product of matrices: torch's 1x1 convolution of two channels takes ten times as long.
-        code = torch.addmm(bias.unsqueeze(1), weight.flatten(1), grid.flatten(1))
-        return code.unflatten(1, grid.shape[1:]).to(dtype)
+        grid = coordinate_grid(size[0], size[1], self.position_step, self.position.weight)
+        code: Tensor = self.position(grid.unsqueeze(0))
+        return code.squeeze(0).to(dtype)
 
     def _layer_window(self) -> LayerWindow:
         return LayerWindow(
@@ -230,6 +228,8 @@ class ACmix(TwoPaths):
     def _runs_at_once(self, x: Tensor) -> bool:
         kernel = 0 if self.paths == "attention" else self.kernel_conv
         if kernel and self.shift.form != "group":
+            return False
+        if any(parameter.dtype != x.dtype for parameter in self.parameters()):
             return False
         return runs_at_once(x, self.query.weight, kernel, self._layer_window(), self.impl)
 

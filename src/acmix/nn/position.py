@@ -50,7 +50,8 @@ def coordinate_grid(height: int, width: int, step: float | None, like: Tensor) -
             whatever the size (an axis of one pixel lies at -1), so that its steps shrink as maps grow.
         like: gives device and dtype.
     """
-    if is_tracing() or _is_watched(like):
+    # Elsewhere than on a CPU a tensor belongs to a stream, or to a graph that is being captured.
+    if is_tracing() or like.device.type != "cpu" or _is_watched(like):
         return _grid(height, width, step, like)
     return _kept_grid(int(height), int(width), step, like.device, like.dtype)
 

@@ -28,7 +28,7 @@ def runs_at_once(x: Tensor, weight: Tensor, kernel_conv: int, window: LayerWindo
     """
     if impl not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype:
         return False
-    if _is_transformed() or torch.is_autocast_enabled("cpu") or x.shape[0] == 0 or not x.is_contiguous():
+    if _is_transformed() or torch.is_autocast_enabled("cpu") or 0 in x.shape or not x.is_contiguous():
         return False
     problem = Problem("layer", "cpu", x.dtype, window.kernel_size, weight.shape[0] // window.heads)
     if load_backend("cpu").why_not(problem):
