@@ -28,7 +28,6 @@ class Rules(NamedTuple):
         gradient: `(ctx, *grads of the results)`, the gradients of all inputs.
         flops: FLOP formula, from shapes of tensors and other arguments as they are.
         vmap: rule for stacked inputs; None: one member after the other.
-        plain: plain functions that exporters may put in the op's place, or None.
     """
 
     kernel: Callable[..., Any]
@@ -37,7 +36,6 @@ class Rules(NamedTuple):
     gradient: Callable[..., tuple[Tensor | None, ...]]
     flops: Formula
     vmap: Callable[..., Any] | None = None
-    plain: Callable[..., Any] | None = None
 
 
 def register(name: str, schema: str, rules: Rules) -> Any:
@@ -63,11 +61,6 @@ def register(name: str, schema: str, rules: Rules) -> Any:
 
     torch.library.register_vmap(op, rules.vmap or one_after_the_other)
     register_flop_formula(packet, rules.flops)
-    if rules.plain is not None:
-        # The ONNX exporter takes them from torch's table of decompositions. Fake tensors of symbolic sizes would do so
-        # too, had they no entry in the table beside it: they must go on with the fake kernel, which knows the strides.
-        torch._decomp.register_decomposition(op)(rules.plain)
-        torch._decomp.register_decomposition(op, type="meta")(rules.fake)
     return op
 
 

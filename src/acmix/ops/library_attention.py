@@ -6,7 +6,7 @@ from torch import Tensor
 
 from acmix.ops.dispatch import load_backend
 from acmix.ops.geometry import output_size
-from acmix.ops.impl.torch.attention_graph import attention_backward_graph, attention_graph
+from acmix.ops.impl.torch.attention_graph import attention_backward_graph
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.layout import compute_dtype, empty_attention_output
 from acmix.ops.library import Rules, or_empty, pull_back, register, vmap_by_loop
@@ -29,11 +29,6 @@ def _forward_fake(
     # The log-sum-exp, where the backend's backward pass reads it.
     shape = (*q.shape[:2], *out.shape[3:]) if load_backend(rest[-1]).BACKWARD_READS_OUTPUT else (0,)
     return out, q.new_empty(shape, dtype=compute_dtype(q.dtype))
-
-
-def _decomposed(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
-    """The op as plain functions, for ONNX, which has none of ours."""
-    return attention_graph(q, k, v, position, Window(*options[:-1])), or_empty(None, q, compute_dtype(q.dtype))
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -164,7 +159,6 @@ _FORWARD = register(
         gradient=_forward_gradient,
         flops=_forward_flops,
         vmap=_forward_vmap,
-        plain=_decomposed,
     ),
 )
 _BACKWARD = register(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops.geometry import output_size
-from acmix.ops.impl.torch.convolution import convolution_path, convolution_path_backward
+from acmix.ops.impl.torch.convolution import convolution_path_backward
 from acmix.ops.layout import as_pieces, as_pieces_output, empty_pieces, empty_pieces_output
 from acmix.ops.library import vmap_by_loop
 from acmix.ops.library_pair import OpPair, register_pair
@@ -38,10 +38,6 @@ def _backward_fake(
 ) -> Gradients:
     weights = (None if x is None else x.new_empty(x.shape) for x in (fc_weight, shift_weight, fc_bias))
     return empty_pieces(pieces), *weights
-
-
-def _plain(pieces: Tensor, fc: Tensor, shift: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
-    return convolution_path(pieces, (fc, shift, bias), *options)
 
 
 def _plain_backward(
@@ -78,7 +74,6 @@ convolution_path_op: Callable[..., Tensor] = register_pair(
         call=_call,
         fake=_fake,
         backward_fake=_backward_fake,
-        plain=_plain,
         plain_backward=_plain_backward,
         flops=_flops,
         vmap=_vmap,

@@ -58,7 +58,6 @@ def _register(name: str, tensors: str, the_map: int, fake: Callable[..., Tensor]
         call=lambda function, *inputs: function(*inputs),
         fake=fake,
         backward_fake=backward_fake,
-        plain=graph,
         plain_backward=plain_backward,
         # Two products for each of the forward pass; what is computed again is none.
         flops=flops,

@@ -24,7 +24,6 @@ class OpPair(NamedTuple):
         call: from a backend's function, the tensors and the options to what that function gives; the same for both.
         fake: the op without values.
         backward_fake: its backward pass without values: gradients of the tensors, None for an absent one.
-        plain: the op as differentiable torch functions.
         plain_backward: its backward pass as differentiable torch functions.
         flops: FLOP formula of the op.
         backward_flops: how many times that of the backward pass is, a fraction.
@@ -37,7 +36,6 @@ class OpPair(NamedTuple):
     call: Callable[..., Any]
     fake: Callable[..., Tensor]
     backward_fake: Callable[..., Gradients]
-    plain: Callable[..., Tensor]
     plain_backward: Callable[..., Gradients]
     flops: Formula
     backward_flops: tuple[int, int] = (2, 1)
@@ -61,9 +59,6 @@ def register_pair(pair: OpPair) -> Any:
 
     def backward_fake(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
         return tuple(or_empty(x, inputs[0]) for x in pair.backward_fake(*inputs[:-1]))
-
-    def plain(*inputs: Any) -> Tensor:
-        return pair.plain(*inputs[:-1])
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:count])
@@ -92,7 +87,7 @@ def register_pair(pair: OpPair) -> Any:
         times, over = pair.backward_flops
         return int(pair.flops(*rest, out_shape=out_shape) * times // over)
 
-    rules = Rules(kernel, pair.fake, keep, gradient, pair.flops, pair.vmap, plain)
+    rules = Rules(kernel, pair.fake, keep, gradient, pair.flops, pair.vmap)
     op = register(pair.name, f"({arguments}) -> Tensor", rules)
     results = ", ".join(["Tensor"] * count)
     rules = Rules(backward_kernel, backward_fake, keep_with_gradient, second_gradient, backward_flops)

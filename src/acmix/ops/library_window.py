@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from acmix.ops.impl.torch.window_attention import Windows, window_attention, window_attention_backward
+from acmix.ops.impl.torch.window_attention import Windows, window_attention_backward
 from acmix.ops.library_pair import OpPair, register_pair
 
 __all__ = ["window_attention_op"]
@@ -25,11 +25,6 @@ def _fake(qkv: Tensor, bias: Tensor, outside: Tensor | None, *rest: Any) -> Tens
 
 def _backward_fake(qkv: Tensor, bias: Tensor, outside: Tensor | None, *rest: Any) -> Gradients:
     return tuple(None if x is None else x.new_empty(x.shape) for x in (qkv, bias, outside))
-
-
-def _plain(*inputs: Any) -> Tensor:
-    out: Tensor = _call(window_attention, *inputs)
-    return out
 
 
 def _plain_backward(grad: Tensor, *inputs: Any) -> Gradients:
@@ -54,7 +49,6 @@ window_attention_op: Callable[..., Tensor] = register_pair(
         call=_call,
         fake=_fake,
         backward_fake=_backward_fake,
-        plain=_plain,
         plain_backward=_plain_backward,
         flops=_flops,
         # Five products instead of two: the logits again, then the gradients of weights, values, queries and keys.

@@ -21,9 +21,11 @@ def is_tracing() -> bool:
 def wants_plain_functions() -> bool:
     """Whether the plain functions that an op stands for have to run in its place.
 
-    Neither `torch.func` nor forward-mode differentiation (`torch.autograd.forward_ad`) sees through ops whose gradient
-    is registered with torch.library. `torch.vmap` alone finds their rules.
+    ONNX has no ops of ours. Neither `torch.func` nor forward-mode differentiation (`torch.autograd.forward_ad`) sees
+    through ops whose gradient is registered with torch.library. `torch.vmap` alone finds their rules.
     """
+    if torch.onnx.is_in_onnx_export():
+        return True
     if not torch._C._are_functorch_transforms_active():
         return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
     if torch.compiler.is_compiling():
@@ -33,7 +35,7 @@ def wants_plain_functions() -> bool:
 
 def check_plain(op: str, impl: str) -> None:
     """Raise RuntimeError where plain functions were to run in place of a backend that was asked for by name."""
-    if impl not in ("auto", "torch"):
+    if impl not in ("auto", "torch") and not torch.onnx.is_in_onnx_export():  # where no backend runs
         raise RuntimeError(
             f"{op}: impl={impl!r} cannot run inside torch.func's transforms or forward-mode differentiation; use "
             "'torch' or 'auto'."
