@@ -37,7 +37,8 @@ def _compose(fc: Tensor, shift_weight: Tensor) -> Tensor:
 def pull_back_composed(grad: Tensor, fc: Tensor, shift_weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of what `_compose` was given from that of its result."""
     taps = grad.flatten(2)
-    grad_fc = torch.einsum("cit,cjt->ij", shift_weight.flatten(2), taps)
+    # Channel by channel: one long sum over all of them would round more.
+    grad_fc = torch.bmm(shift_weight.flatten(2), taps.mT).sum(0)
     grad_shift: Tensor = torch.matmul(fc, taps).unflatten(2, shift_weight.shape[2:])
     return grad_fc, grad_shift
 

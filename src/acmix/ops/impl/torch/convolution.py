@@ -81,7 +81,8 @@ def convolution_path_backward(
     if form == "composed":
         composed = _compose(fc_weight, shift_weight)
         grad_pieces, grad_composed = _conv_backward(grad, pieces.flatten(1, 2), composed, *options)
-        grad_fc = torch.einsum("cjyx,ciyx->ij", grad_composed, shift_weight)
+        # Channel by channel: one long sum over all of them would round more.
+        grad_fc = torch.bmm(shift_weight.flatten(2), grad_composed.flatten(2).mT).sum(0)
         grad_shift = torch.einsum("cjyx,ij->ciyx", grad_composed, fc_weight)
         grad_pieces = grad_pieces.unflatten(1, (groups, -1))
         if fc_bias is None:
