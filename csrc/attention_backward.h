@@ -41,10 +41,10 @@ ACMIX_APART void spread(const AttentionPlan& plan, const T* weights, int64_t lin
   for (int64_t dx = 0; dx < kernel; ++dx) {
     Vector<T> query[ND];
     ACMIX_UNROLL
-    for (int i = 0; i < ND; ++i) query[i] = load(queries + i * line - dx * step);
+    for (int i = 0; i < ND; ++i) query[i] = load_once(queries + i * line - dx * step);
     ACMIX_UNROLL
     for (int y = 0; y < NY; ++y) {
-      const Vector<T> weight = load(weights + (y * kernel + dx) * line - dx * step);
+      const Vector<T> weight = load_once(weights + (y * kernel + dx) * line - dx * step);
       ACMIX_UNROLL
       for (int i = 0; i < ND; ++i) sums[y][i] += weight * query[i];
     }

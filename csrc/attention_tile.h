@@ -112,10 +112,10 @@ ACMIX_INLINE void score(const AttentionPlan& plan, const Tile<T, LINE>& t, const
   for (int64_t d = 0; d < width; ++d, keys += channel, query += t.left_channel) {
     Vector<T> queries[R1 - R0];
     ACMIX_UNROLL
-    for (int r = R0; r < R1; ++r) queries[r - R0] = load(query + r * t.left_row);
+    for (int r = R0; r < R1; ++r) queries[r - R0] = load_once(query + r * t.left_row);
     ACMIX_UNROLL
     for (int x = 0; x < NX; ++x) {
-      const Vector<T> key = load(keys + offsets[x]);
+      const Vector<T> key = load_once(keys + offsets[x]);
       ACMIX_UNROLL
       for (int r = 0; r < R1 - R0; ++r) sums[r][x] += queries[r] * key;
     }
@@ -199,11 +199,11 @@ ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T, LINE>& t, 
   for (int64_t dx = 0; dx < kernel; ++dx) {
     Vector<T> weights[R1];
     ACMIX_UNROLL
-    for (int r = R0; r < R1; ++r) weights[r] = load(rows[r] + dx * t.line());
+    for (int r = R0; r < R1; ++r) weights[r] = load_once(rows[r] + dx * t.line());
     const T* from = right + plan.offset<K>(dx);
     ACMIX_UNROLL
     for (int i = 0; i < ND; ++i, from += channel) {
-      const Vector<T> value = load(from);
+      const Vector<T> value = load_once(from);
       ACMIX_UNROLL
       for (int r = R0; r < R1; ++r) sums[r][i] += weights[r] * value;
     }

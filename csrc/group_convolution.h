@@ -92,7 +92,7 @@ ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights
         const int64_t offset = base + walk.offsets[kx];
         Vector<T> pixel[NV];
         ACMIX_UNROLL
-        for (int v = 0; v < NV; ++v) pixel[v] = load(from[v] + offset);
+        for (int v = 0; v < NV; ++v) pixel[v] = load_once(from[v] + offset);
         ACMIX_UNROLL
         for (int o = 0; o < NO; ++o) {
           ACMIX_UNROLL

@@ -20,10 +20,10 @@ ACMIX_APART void correlate(const Walk& walk, const T* grads, int64_t channel, in
     for (int64_t x = 0; x < columns; x += lanes) {
       Vector<T> pixel[NX];
       ACMIX_UNROLL
-      for (int k = 0; k < NX; ++k) pixel[k] = load(packed + y * walk.stride_row + offsets[k] + x);
+      for (int k = 0; k < NX; ++k) pixel[k] = load_once(packed + y * walk.stride_row + offsets[k] + x);
       ACMIX_UNROLL
       for (int o = 0; o < NO; ++o) {
-        const Vector<T> grad = load(grads + o * channel + y * columns + x);
+        const Vector<T> grad = load_once(grads + o * channel + y * columns + x);
         ACMIX_UNROLL
         for (int k = 0; k < NX; ++k) total[o][k] += grad * pixel[k];
       }

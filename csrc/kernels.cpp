@@ -1,8 +1,10 @@
 // Compiled once for each instruction set: ACMIX_ISA names it, ACMIX_VECTOR_BYTES is the width of its vectors.
 #include "problem.h"
 #include "attention_backward.h"
+#include "attention_direct.h"
 #include "attention_forward.h"
 #include "group_convolution.h"
+#include "group_direct.h"
 #include "group_gradients.h"
 #include "product.h"
 
@@ -39,6 +41,13 @@ void backward_of(const Attention& a, int64_t first, int64_t last) {
 
 // float64 alone computes in float64.
 void forward_entry(const Attention& a, int64_t first, int64_t last) {
+#ifdef ACMIX_HAS_MASKS
+  if (attends_directly(a)) {
+    if (a.kernel == 3) return attention_forward_direct<3>(a, first, last);
+    if (a.kernel == 5) return attention_forward_direct<5>(a, first, last);
+    return attention_forward_direct<7>(a, first, last);
+  }
+#endif
   a.q.dtype == Dtype::float64 ? attention_forward<0, double>(a, first, last) : forward_of<float>(a, first, last);
 }
 
@@ -47,6 +56,9 @@ void backward_entry(const Attention& a, int64_t first, int64_t last) {
 }
 
 void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
+#ifdef ACMIX_HAS_MASKS
+  if (convolves_directly(c)) return convolution_forward_direct(c, first, last);
+#endif
   c.x.dtype == Dtype::float64 ? convolution_forward<double>(c, first, last) : convolution_forward<float>(c, first, last);
 }
 

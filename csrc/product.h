@@ -123,7 +123,7 @@ ACMIX_INLINE void multiply_tile(const float* panel, const float* packed, int64_t
   for (int64_t k = 0; k < depth; ++k, panel += kTileRows, packed += tile_columns()) {
     Vector<float> right[kTileVectors];
     ACMIX_UNROLL
-    for (int v = 0; v < kTileVectors; ++v) right[v] = load(packed + v * lanes);
+    for (int v = 0; v < kTileVectors; ++v) right[v] = load_once(packed + v * lanes);
     ACMIX_UNROLL
     for (int i = 0; i < kTileRows; ++i) {
       ACMIX_UNROLL

@@ -1,0 +1,116 @@
+// The convolution of many small groups, forward, on dense rows of float32 without a packed copy: the zeros beyond the
+// border are masked lanes and rows that are left out.
+#pragma once
+#include "group_convolution.h"
+#include "masks.h"
+
+#ifdef ACMIX_HAS_MASKS
+namespace acmix::ACMIX_ISA {
+
+constexpr int64_t kDirectRows = 4;  // output rows of a register tile
+
+inline bool convolves_directly(const GroupConvolution& c) {
+  const auto dense = [](const View& view) { return view.dtype == Dtype::float32 && view.strides[4] == 1; };
+  return c.kernel == 3 && c.stride == 1 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.out);
+}
+
+// A tile of output rows and one vector of columns.
+struct DirectPlace {
+  Mask masks[3], own;
+  bool top, bottom;  // whether its first row is the map's first, its last the last
+
+  DirectPlace(int64_t x, int64_t columns) : own(lanes_between(0, columns - x)), top(false), bottom(false) {
+    for (int64_t kx = 0; kx < 3; ++kx) masks[kx] = lanes_between(1 - kx - x, columns - x - kx + 1) & own;
+  }
+};
+
+// Rows FROM..TO of a tile with one kernel row; `from` is what its first row reads there.
+template <int FROM, int TO, int NO, int NR>
+ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t row, const float* weights,
+                              Vector<float> (&sums)[NR][NO]) {
+  ACMIX_UNROLL
+  for (int kx = 0; kx < 3; ++kx, weights += NO) {
+    Vector<float> pixels[NR];
+    ACMIX_UNROLL
+    for (int r = FROM; r < TO; ++r) pixels[r] = load_lanes(at.masks[kx], from + r * row + kx);
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) {
+      Vector<float> weight = splat(weights[o]);
+      asm("" : "+v"(weight));
+      ACMIX_UNROLL
+      for (int r = FROM; r < TO; ++r) sums[r][o] += weight * pixels[r];
+    }
+  }
+}
+
+// NR rows of NO outputs; `from` is one row and one column before the tile, `weights` [pieces][3][3][NO].
+template <int NO, int NR>
+ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& at, const float* from, const float* weights,
+                                 float* out) {
+  Vector<float> sums[NR][NO];
+  ACMIX_UNROLL
+  for (int r = 0; r < NR; ++r) {
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) sums[r][o] = Vector<float>{};
+  }
+  const int64_t piece = c.x.strides[2], row = c.x.strides[3], channel = c.out.strides[2], out_row = c.out.strides[3];
+  for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
+    if (at.top) direct_taps<1, NR, NO, NR>(at, from, row, weights, sums);
+    else direct_taps<0, NR, NO, NR>(at, from, row, weights, sums);
+    direct_taps<0, NR, NO, NR>(at, from + row, row, weights + 3 * NO, sums);
+    if (at.bottom) direct_taps<0, NR - 1, NO, NR>(at, from + 2 * row, row, weights + 6 * NO, sums);
+    else direct_taps<0, NR, NO, NR>(at, from + 2 * row, row, weights + 6 * NO, sums);
+  }
+  ACMIX_UNROLL
+  for (int o = 0; o < NO; ++o) {
+    ACMIX_UNROLL
+    for (int r = 0; r < NR; ++r) {
+      float* to = out + o * channel + r * out_row;
+      store_lanes(at.own, to, c.adds ? load_lanes(at.own, to) + sums[r][o] : sums[r][o]);
+    }
+  }
+}
+
+template <int NO>
+ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPlace& at, int64_t rows, const float* from,
+                                       const float* weights, float* out) {
+  if (rows == 4) convolve_direct<NO, 4>(c, at, from, weights, out);
+  else if (rows == 3) convolve_direct<NO, 3>(c, at, from, weights, out);
+  else if (rows == 2) convolve_direct<NO, 2>(c, at, from, weights, out);
+  else convolve_direct<NO, 1>(c, at, from, weights, out);
+}
+
+inline void convolution_forward_direct(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
+  const int64_t size = c.outputs * c.pieces * 9, blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
+  Scratch<float> scratch(Scratch<float>::size_of(size));
+  float* const weights = scratch.take(size);
+  int64_t arranged = -1;
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
+    const int64_t top = unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.out_height);
+    if (group != arranged) arrange(static_cast<const float*>(c.weight) + group * size, c.outputs, c.pieces, 9, weights);
+    arranged = group;
+    const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1] - s[3] - 1;
+    float* const out = static_cast<float*>(c.out.data) + batch * t[0] + group * t[1];
+    for (int64_t x = 0; x < c.columns; x += kMaskLanes) {
+      DirectPlace at(x, c.columns);
+      for (int64_t y = top, rows; y < bottom; y += rows) {
+        rows = least(kDirectRows, bottom - y);
+        at.top = y == 0, at.bottom = y + rows == c.height;
+        const float* block = weights;
+        for (int64_t o = 0, count; o < c.outputs; o += count, block += count * c.pieces * 9) {
+          count = least(kOutputs, c.outputs - o);
+          const float* in = from + y * s[3] + x;
+          float* to = out + o * t[2] + y * t[3] + x;
+          if (count == 4) convolve_direct_rows<4>(c, at, rows, in, block, to);
+          else if (count == 3) convolve_direct_rows<3>(c, at, rows, in, block, to);
+          else if (count == 2) convolve_direct_rows<2>(c, at, rows, in, block, to);
+          else convolve_direct_rows<1>(c, at, rows, in, block, to);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace acmix::ACMIX_ISA
+#endif

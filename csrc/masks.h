@@ -1,0 +1,39 @@
+// Vectors of which some lanes are neither read nor written, where the processor has such: what lies beyond a map's border
+// reads as zero, whatever stands in memory there, and no padded copy is needed.
+#pragma once
+#include "simd.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define ACMIX_HAS_MASKS 1
+
+namespace acmix::ACMIX_ISA {
+
+using Mask = __mmask16;
+constexpr int64_t kMaskLanes = 16;
+
+// Lanes first..last, cut to those that there are.
+ACMIX_INLINE Mask lanes_between(int64_t first, int64_t last) {
+  const uint32_t below = last <= 0 ? 0 : last >= kMaskLanes ? 0xffffu : (1u << last) - 1;
+  const uint32_t under = first <= 0 ? 0 : first >= kMaskLanes ? 0xffffu : (1u << first) - 1;
+  return static_cast<Mask>(below & ~under);
+}
+
+// Zeros in the other lanes, whose memory is not read.
+ACMIX_INLINE Vector<float> load_lanes(Mask mask, const float* from) {
+  Vector<float> value = _mm512_maskz_loadu_ps(mask, from);
+  asm("" : "+v"(value));
+  return value;
+}
+
+ACMIX_INLINE void store_lanes(Mask mask, float* to, Vector<float> value) { _mm512_mask_storeu_ps(to, mask, value); }
+
+// Lanes from O on of two vectors side by side.
+template <int O>
+ACMIX_INLINE Vector<float> lanes_from(Vector<float> left, Vector<float> right) {
+  const __m512i lanes = _mm512_maskz_alignr_epi32(0xffff, _mm512_castps_si512(right), _mm512_castps_si512(left), O);
+  return _mm512_castsi512_ps(lanes);
+}
+
+}  // namespace acmix::ACMIX_ISA
+#endif
