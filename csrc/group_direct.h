@@ -11,40 +11,62 @@ constexpr int64_t kDirectRows = 4;  // output rows of a register tile
 
 inline bool convolves_directly(const GroupConvolution& c) {
   const auto dense = [](const View& view) { return view.dtype == Dtype::float32 && view.strides[4] == 1; };
-  return c.kernel == 3 && c.stride == 1 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.out);
+  return c.kernel == 3 && c.stride <= 2 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.out);
 }
 
 // A tile of output rows and one vector of columns.
 struct DirectPlace {
-  Mask masks[3], own;
-  bool top, bottom;  // whether its first row is the map's first, its last the last
+  Mask masks[3], own;  // lanes of what `Columns` reads that are in the map; lanes that are outputs
+  bool top, bottom;    // whether its first row has none above it, its last row none below
 
-  DirectPlace(int64_t x, int64_t columns) : own(lanes_between(0, columns - x)), top(false), bottom(false) {
-    for (int64_t kx = 0; kx < 3; ++kx) masks[kx] = lanes_between(1 - kx - x, columns - x - kx + 1) & own;
+  DirectPlace(const GroupConvolution& c, int64_t x) : own(lanes_between(0, c.out_columns - x)), top(false), bottom(false) {
+    const int64_t first = x * c.stride - 1, steps[3] = {0, c.stride == 1 ? 2 : kMaskLanes, 2 * kMaskLanes};
+    for (int i = 0; i < 3; ++i) masks[i] = lanes_between(-first - steps[i], c.columns - first - steps[i]);
+  }
+};
+
+// The three columns of a kernel on a row, from one column before the tile on. Vectors across two cache lines take long to
+// read: as few as can be are, and the others put together from them.
+template <int S>
+struct Columns {
+  Vector<float> taps[3];
+
+  Columns() = default;
+  ACMIX_INLINE Columns(const DirectPlace& at, const float* from) {
+    if constexpr (S == 1) {
+      taps[0] = load_lanes(at.masks[0], from);
+      taps[2] = load_lanes(at.masks[1], from + 2);
+      taps[1] = between(taps[0], taps[2]);
+    } else {
+      const Vector<float> left = load_lanes(at.masks[0], from), right = load_lanes(at.masks[1], from + kMaskLanes);
+      taps[0] = every_second<0>(left, right);
+      taps[1] = every_second<1>(left, right);
+      taps[2] = lanes_from<1>(taps[0], load_lanes(at.masks[2] & 1, from + 2 * kMaskLanes));
+    }
   }
 };
 
 // Rows FROM..TO of a tile with one kernel row; `from` is what its first row reads there.
-template <int FROM, int TO, int NO, int NR>
+template <int FROM, int TO, int S, int NO, int NR>
 ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t row, const float* weights,
                               Vector<float> (&sums)[NR][NO]) {
+  Columns<S> columns[NR];
   ACMIX_UNROLL
-  for (int kx = 0; kx < 3; ++kx, weights += NO) {
-    Vector<float> pixels[NR];
-    ACMIX_UNROLL
-    for (int r = FROM; r < TO; ++r) pixels[r] = load_lanes(at.masks[kx], from + r * row + kx);
+  for (int r = FROM; r < TO; ++r) columns[r] = Columns<S>(at, from + r * row);
+  ACMIX_UNROLL
+  for (int kx = 0; kx < 3; ++kx) {
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
-      Vector<float> weight = splat(weights[o]);
+      Vector<float> weight = splat(weights[kx * NO + o]);
       asm("" : "+v"(weight));
       ACMIX_UNROLL
-      for (int r = FROM; r < TO; ++r) sums[r][o] += weight * pixels[r];
+      for (int r = FROM; r < TO; ++r) sums[r][o] += weight * columns[r].taps[kx];
     }
   }
 }
 
 // NR rows of NO outputs; `from` is one row and one column before the tile, `weights` [pieces][3][3][NO].
-template <int NO, int NR>
+template <int S, int NO, int NR>
 ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& at, const float* from, const float* weights,
                                  float* out) {
   Vector<float> sums[NR][NO];
@@ -54,12 +76,13 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
     for (int o = 0; o < NO; ++o) sums[r][o] = Vector<float>{};
   }
   const int64_t piece = c.x.strides[2], row = c.x.strides[3], channel = c.out.strides[2], out_row = c.out.strides[3];
+  const int64_t step = S * row;
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
-    if (at.top) direct_taps<1, NR, NO, NR>(at, from, row, weights, sums);
-    else direct_taps<0, NR, NO, NR>(at, from, row, weights, sums);
-    direct_taps<0, NR, NO, NR>(at, from + row, row, weights + 3 * NO, sums);
-    if (at.bottom) direct_taps<0, NR - 1, NO, NR>(at, from + 2 * row, row, weights + 6 * NO, sums);
-    else direct_taps<0, NR, NO, NR>(at, from + 2 * row, row, weights + 6 * NO, sums);
+    if (at.top) direct_taps<1, NR, S>(at, from, step, weights, sums);
+    else direct_taps<0, NR, S>(at, from, step, weights, sums);
+    direct_taps<0, NR, S>(at, from + row, step, weights + 3 * NO, sums);
+    if (at.bottom) direct_taps<0, NR - 1, S>(at, from + 2 * row, step, weights + 6 * NO, sums);
+    else direct_taps<0, NR, S>(at, from + 2 * row, step, weights + 6 * NO, sums);
   }
   ACMIX_UNROLL
   for (int o = 0; o < NO; ++o) {
@@ -71,15 +94,16 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   }
 }
 
-template <int NO>
+template <int S, int NO>
 ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPlace& at, int64_t rows, const float* from,
                                        const float* weights, float* out) {
-  if (rows == 4) convolve_direct<NO, 4>(c, at, from, weights, out);
-  else if (rows == 3) convolve_direct<NO, 3>(c, at, from, weights, out);
-  else if (rows == 2) convolve_direct<NO, 2>(c, at, from, weights, out);
-  else convolve_direct<NO, 1>(c, at, from, weights, out);
+  if (rows == 4) convolve_direct<S, NO, 4>(c, at, from, weights, out);
+  else if (rows == 3) convolve_direct<S, NO, 3>(c, at, from, weights, out);
+  else if (rows == 2) convolve_direct<S, NO, 2>(c, at, from, weights, out);
+  else convolve_direct<S, NO, 1>(c, at, from, weights, out);
 }
 
+template <int S>
 inline void convolution_forward_direct(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
   const int64_t size = c.outputs * c.pieces * 9, blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
   Scratch<float> scratch(Scratch<float>::size_of(size));
@@ -92,20 +116,20 @@ inline void convolution_forward_direct(const GroupConvolution& c, int64_t first_
     arranged = group;
     const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1] - s[3] - 1;
     float* const out = static_cast<float*>(c.out.data) + batch * t[0] + group * t[1];
-    for (int64_t x = 0; x < c.columns; x += kMaskLanes) {
-      DirectPlace at(x, c.columns);
+    for (int64_t x = 0; x < c.out_columns; x += kMaskLanes) {
+      DirectPlace at(c, x);
       for (int64_t y = top, rows; y < bottom; y += rows) {
         rows = least(kDirectRows, bottom - y);
-        at.top = y == 0, at.bottom = y + rows == c.height;
+        at.top = y == 0, at.bottom = (y + rows - 1) * S + 1 == c.height;
         const float* block = weights;
         for (int64_t o = 0, count; o < c.outputs; o += count, block += count * c.pieces * 9) {
           count = least(kOutputs, c.outputs - o);
-          const float* in = from + y * s[3] + x;
+          const float* in = from + y * S * s[3] + x * S;
           float* to = out + o * t[2] + y * t[3] + x;
-          if (count == 4) convolve_direct_rows<4>(c, at, rows, in, block, to);
-          else if (count == 3) convolve_direct_rows<3>(c, at, rows, in, block, to);
-          else if (count == 2) convolve_direct_rows<2>(c, at, rows, in, block, to);
-          else convolve_direct_rows<1>(c, at, rows, in, block, to);
+          if (count == 4) convolve_direct_rows<S, 4>(c, at, rows, in, block, to);
+          else if (count == 3) convolve_direct_rows<S, 3>(c, at, rows, in, block, to);
+          else if (count == 2) convolve_direct_rows<S, 2>(c, at, rows, in, block, to);
+          else convolve_direct_rows<S, 1>(c, at, rows, in, block, to);
         }
       }
     }

@@ -39,14 +39,19 @@ void backward_of(const Attention& a, int64_t first, int64_t last) {
   }
 }
 
+#ifdef ACMIX_HAS_MASKS
+template <int S>
+void direct_of(const Attention& a, int64_t first, int64_t last) {
+  if (a.kernel == 3) return attention_forward_direct<3, S>(a, first, last);
+  if (a.kernel == 5) return attention_forward_direct<5, S>(a, first, last);
+  return attention_forward_direct<7, S>(a, first, last);
+}
+#endif
+
 // float64 alone computes in float64.
 void forward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
-  if (attends_directly(a)) {
-    if (a.kernel == 3) return attention_forward_direct<3>(a, first, last);
-    if (a.kernel == 5) return attention_forward_direct<5>(a, first, last);
-    return attention_forward_direct<7>(a, first, last);
-  }
+  if (attends_directly(a)) return a.stride == 1 ? direct_of<1>(a, first, last) : direct_of<2>(a, first, last);
 #endif
   a.q.dtype == Dtype::float64 ? attention_forward<0, double>(a, first, last) : forward_of<float>(a, first, last);
 }
@@ -57,7 +62,9 @@ void backward_entry(const Attention& a, int64_t first, int64_t last) {
 
 void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
-  if (convolves_directly(c)) return convolution_forward_direct(c, first, last);
+  if (convolves_directly(c)) {
+    return c.stride == 1 ? convolution_forward_direct<1>(c, first, last) : convolution_forward_direct<2>(c, first, last);
+  }
 #endif
   c.x.dtype == Dtype::float64 ? convolution_forward<double>(c, first, last) : convolution_forward<float>(c, first, last);
 }

@@ -150,36 +150,75 @@ void project(const Tensor x, const Tensor query, const Tensor key, const Tensor 
   in_parallel(p, set.product_units(p), set.multiply);
 }
 
-// `projected` may hold fewer images than the batch: it is then used again and again.
+// A kernel on all units of a call: shared by all threads, or by the calling one alone.
+template <class Call>
+void run(bool shared, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
+  if (shared) in_parallel(call, units, kernel);
+  else kernel(call, 0, units);
+}
+
+// All that is the same for all images of a forward pass.
+struct Forward {
+  Sizes whole;
+  Window windows;
+  Product product;
+  Attention attention;
+  GroupConvolution convolution;
+  float* out;
+
+  // Some images from `first` on; q, k and v go to `projected`.
+  void operator()(const Kernels& set, bool shared, int64_t first, int64_t images, float* projected) const {
+    Sizes s = whole;
+    s.batch = images;
+    Product p = product;
+    p.images = images, p.x += first * p.x_image, p.out = projected;
+    run(shared, p, set.product_units(p), set.multiply);
+    float* const to = out + first * s.channels() * s.outputs();
+    if (windows.attention > 0) {
+      Attention a = attention;
+      a.batch = images, a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
+      a.out = by_heads(s, to);
+      run(shared, a, set.attention_forward_units(a), set.attention_forward);
+    }
+    if (windows.convolution > 0) {
+      GroupConvolution c = convolution;
+      c.batch = images, c.x = pieces(s, projected), c.out = by_groups(s, to);
+      run(shared, c, set.convolution_forward_units(c), set.convolution_forward);
+    }
+  }
+};
+
+// `together` images at a time. With `chunks` > 1 the batch is cut into as many parts and each thread goes through all
+// stages of its own: what it writes is in its own cache when it reads it. `projected` holds the whole batch, or what all
+// chunks need at a time, and is then used again and again.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> bias, const std::optional<Tensor> position, const std::optional<Tensor> fc,
                    const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, int64_t heads,
-                   int64_t window, int64_t stride, int64_t dilation, double scale) {
+                   int64_t window, int64_t stride, int64_t dilation, double scale, int64_t chunks, int64_t together) {
   const Sizes whole = sizes_of(x, out, heads);
-  const int64_t channels = whole.channels();
-  require(out, "out", whole.batch * channels * whole.outputs());
+  const int64_t batch = whole.batch, image = 3 * whole.channels() * whole.pixels();
+  require(out, "out", batch * whole.channels() * whole.outputs());
   const Kernels& set = acmix::kernels();
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
   const std::unique_ptr<float[]> kernels = composed(fc, shift);
   Product p = projection_of(whole, x, query, key, value, bias, projected);
   const std::unique_ptr<float[]> panels = arranged(set, p);
-  for (int64_t first = 0, images; first < whole.batch; first += images) {
-    Sizes s = whole;
-    images = s.batch = p.images = std::min(projected.size(0), whole.batch - first);
-    p.x = data(x) + first * p.x_image;
-    in_parallel(p, set.product_units(p), set.multiply);
-    float* const to = data(out) + first * channels * s.outputs();
-    if (window > 0) {
-      Attention a = attention_of(s, windows, scale, position, rate, p.out);
-      a.out = by_heads(s, to);
-      in_parallel(a, set.attention_forward_units(a), set.attention_forward);
+  float* const kept = data(projected);
+  const Forward forward{whole, windows, p, attention_of(whole, windows, scale, position, rate, kept),
+                        convolution_of(whole, windows, kernels.get(), kept), data(out)};
+  const bool keeps = projected.size(0) == batch;
+  STD_TORCH_CHECK(keeps || projected.size(0) >= chunks * together, "acmix_cpu: too few images in projected");
+  const auto chunk = [&](int64_t number, bool shared) {
+    const int64_t end = batch * (number + 1) / chunks;
+    for (int64_t first = batch * number / chunks, images; first < end; first += images) {
+      images = std::min(together, end - first);
+      forward(set, shared, first, images, kept + (keeps ? first : number * together) * image);
     }
-    if (kernels != nullptr) {
-      GroupConvolution c = convolution_of(s, windows, kernels.get(), p.out);
-      c.out = by_groups(s, to);
-      in_parallel(c, set.convolution_forward_units(c), set.convolution_forward);
-    }
-  }
+  };
+  if (chunks == 1) return chunk(0, true);
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t number = first; number < last; ++number) chunk(number, false);
+  });
 }
 
 // The position's gradient [D, H, W]: the keys' gradients over batch and heads, their signs turned.
@@ -249,7 +288,7 @@ void project_back(const Tensor grad_projected, const Tensor query, const Tensor 
 STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
   m.def("layer_forward(Tensor x, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? position, Tensor? fc, "
         "Tensor? shift, Tensor? rate, Tensor(a!) out, Tensor(b!) projected, int heads, int window, int stride, int dilation, "
-        "float scale) -> ()");
+        "float scale, int chunks, int together) -> ()");
   m.def("layer_backward(Tensor grad, Tensor projected, Tensor? position, Tensor? fc, Tensor? shift, Tensor? rate, "
         "Tensor(a!) grad_projected, Tensor(b!)? grad_rate, Tensor(c!)? grad_position, Tensor(d!)? grad_kernels, int window, "
         "int stride, int dilation, float scale) -> ()");

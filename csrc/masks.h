@@ -35,5 +35,11 @@ ACMIX_INLINE Vector<float> lanes_from(Vector<float> left, Vector<float> right) {
   return _mm512_castsi512_ps(lanes);
 }
 
+// What stands between two vectors of which the right one begins two columns after the left one.
+ACMIX_INLINE Vector<float> between(Vector<float> left, Vector<float> right) {
+  const __m512i places = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 + 14);
+  return _mm512_permutex2var_ps(left, places, right);
+}
+
 }  // namespace acmix::ACMIX_ISA
 #endif

@@ -14,6 +14,9 @@ __all__ = ["layer", "layer_backward"]
 # Bytes of q, k and v that are computed before the paths read them: several images of a small map, one of a large one.
 # In the backward pass more, since its units are larger.
 _FORWARD_BYTES = 3 * 2**20
+# The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
+_THREAD_BYTES = 3 * 2**19
+_EVEN = 8
 _BACKWARD_BYTES = 10 * 2**20
 
 
@@ -28,11 +31,19 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     channels, stride = query.shape[0], window.stride
     out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    images = batch if keep else max(1, min(batch, _FORWARD_BYTES // image))
-    projected = x.new_empty(_projected_shape(inputs, window, images))
+    chunks, together = _shares(batch, image)
+    projected = x.new_empty(_projected_shape(inputs, window, batch if keep else min(batch, chunks * together)))
     tensors = x, query, key, value, bias, position, fc_weight, shift_weight, rate
-    torch.ops.acmix_cpu.layer_forward(*tensors, out, projected, *window, inputs.scale(window))
+    torch.ops.acmix_cpu.layer_forward(*tensors, out, projected, *window, inputs.scale(window), chunks, together)
     return out, projected if keep else None
+
+
+def _shares(batch: int, image: int) -> tuple[int, int]:
+    """Chunks of the batch, one for each thread or one for all together, and how many images are computed at a time."""
+    threads = torch.get_num_threads()
+    if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads):
+        return threads, max(1, min(-(-batch // threads), _THREAD_BYTES // image))
+    return 1, max(1, min(batch, _FORWARD_BYTES // image))
 
 
 def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:

@@ -1,0 +1,211 @@
+// Dense rows of float32 for window attention with masks: what is the same for all heads and images, and how rows are packed.
+#pragma once
+#include "attention_forward.h"
+#include "masks.h"
+
+#ifdef ACMIX_HAS_MASKS
+namespace acmix::ACMIX_ISA {
+
+inline bool has_dense_rows(const View& view) { return view.dtype == Dtype::float32 && view.strides[4] == 1; }
+
+inline bool attends_directly(const Attention& a) {
+  const bool usual = a.kernel == 3 || a.kernel == 5 || a.kernel == 7;
+  return usual && a.stride <= 2 && a.dilation == 1 && has_dense_rows(a.q) && has_dense_rows(a.k) && has_dense_rows(a.v) &&
+         has_dense_rows(a.out) && (a.position.data == nullptr || has_dense_rows(a.position));
+}
+
+// Rows of one head: entry (d, y, x) is data[d * channel + y * row + x].
+struct Rows {
+  const float* data;
+  int64_t channel, row;
+
+  Rows(const float* from, int64_t channel_, int64_t row_) : data(from), channel(channel_), row(row_) {}
+  Rows(const View& view, int64_t batch, int64_t head)
+      : data(static_cast<const float*>(view.data) + batch * view.strides[0] + head * view.strides[1]),
+        channel(view.strides[2]), row(view.strides[3]) {}
+};
+
+// How often the window around i, reflected at the borders, shows each index of an axis, as a power of two.
+struct Multiplicity {
+  int64_t size, reach;
+
+  float operator()(int64_t i, int64_t j) const {
+    if (j < 0 || j >= size) return -1e30f;
+    if (i >= reach && i + reach < size) return 0;
+    int64_t count = 0;
+    for (int64_t o = -reach; o <= reach; ++o) count += reflect(i + o, size) == j;
+    return ::log2f(static_cast<float>(count));
+  }
+};
+
+// Borders by tile of columns and by row. At a stride of two a packed row has its even columns first, then its odd ones.
+template <int K, int S>
+struct DirectPlan {
+  static constexpr int64_t lanes = kMaskLanes, reach = K / 2;
+  const Attention& call;
+  int64_t tiles, phase, pitch;  // entries of one phase of a packed row, and of all
+  Scratch<float> memory;
+  float* columns;  // [tiles][K][lanes]
+  float* rows;     // [H'][K], by the key row's distance from the query's plus the reach
+
+  explicit DirectPlan(const Attention& a)
+      : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase((tiles + 1) * lanes), pitch(S * phase),
+        memory(Scratch<float>::size_of(tiles * K * lanes) + Scratch<float>::size_of(a.out_height * K)),
+        columns(memory.take(tiles * K * lanes)), rows(memory.take(a.out_height * K)) {
+    const Multiplicity across{a.columns, reach}, down{a.height, reach};
+    for (int64_t x = 0; x < a.out_columns; ++x) {
+      for (int64_t o = 0; o < K; ++o) columns[(x / lanes * K + o) * lanes + x % lanes] = across(x * S, x * S + o - reach);
+    }
+    for (int64_t y = 0; y < a.out_height; ++y) {
+      for (int64_t o = 0; o < K; ++o) rows[y * K + o] = down(y * S, y * S + o - reach);
+    }
+  }
+
+  // The key rows that a query row sees.
+  int64_t first_row(int64_t y) const { return y * S < reach ? 0 : y * S - reach; }
+  int64_t last_row(int64_t y) const { return least(y * S + reach, call.height - 1); }
+};
+
+// Where one of the window's columns stands in a packed row: its phase, and its place there relative to the query's. The
+// first of each phase is aligned.
+template <int K, int S>
+struct WindowColumn {
+  static constexpr int phase(int o) { return S == 1 ? 0 : (o + K / 2) % 2; }
+  // Entries before the map's first column of a phase.
+  static constexpr int before(int which) { return S == 1 ? K / 2 : (K / 2 + which) / 2; }
+  static constexpr int place(int o) { return S == 1 ? o : (o - K / 2 - phase(o)) / 2 + before(phase(o)); }
+};
+
+// What the window's columns show of a packed row, one after the other. A vector across two cache lines takes as long to
+// read as four products: the first is aligned, the next two are cut from it and its neighbour, which costs half a product.
+template <int K, int S>
+struct Sliding {
+  const float* at[S];
+  Vector<float> left[S], right[S];
+
+  Sliding() = default;
+  ACMIX_INLINE Sliding(const float* from, int64_t phase) {
+    ACMIX_UNROLL
+    for (int p = 0; p < S; ++p) {
+      at[p] = from + p * phase;
+      left[p] = load_once(at[p]);
+      right[p] = load_once(at[p] + kMaskLanes);
+    }
+  }
+
+  ACMIX_INLINE Vector<float> operator[](int o) const {
+    const int p = WindowColumn<K, S>::phase(o), place = WindowColumn<K, S>::place(o);
+    if (place == 0) return left[p];
+    if (place == 1) return lanes_from<1>(left[p], right[p]);
+    if (place == 2) return lanes_from<2>(left[p], right[p]);
+    return load_once(at[p] + place);
+  }
+};
+
+// A tile of up to kGroup query rows and one vector of columns.
+template <int K, int S>
+struct DirectTile {
+  const DirectPlan<K, S>& plan;
+  int64_t tile, y, rows;
+  Mask own;        // lanes that are queries
+  float* queries;  // [kGroup][D][lanes], times the scale
+  float* weights;  // [kGroup][K * K][lanes]
+
+  DirectTile(const DirectPlan<K, S>& p, int64_t tile_, float* queries_, float* weights_)
+      : plan(p), tile(tile_), y(0), rows(0), own(lanes_between(0, p.call.out_columns - tile_ * kMaskLanes)), queries(queries_),
+        weights(weights_) {}
+
+  // Weights of one of the tile's rows with a key row.
+  float* line(int64_t r, int64_t key) const {
+    return weights + (r * K + key - plan.first_row(y + r)) * K * kMaskLanes;
+  }
+
+  // How many keys one of the tile's rows sees.
+  int64_t taps(int64_t r) const { return (plan.last_row(y + r) - plan.first_row(y + r) + 1) * K; }
+};
+
+// Calls body(rows of the tile that see it, key row) for all key rows of a tile of ROWS rows.
+template <int ROWS, int K, int S, class F>
+ACMIX_INLINE void for_each_direct_row(const DirectTile<K, S>& t, F body) {
+  const int64_t height = t.plan.call.height, above = t.y * S - K / 2, below = t.y * S + K / 2 + 1;
+  const auto between = [&](auto seeing, int64_t first, int64_t last) __attribute__((always_inline)) {
+    for (int64_t key = first < 0 ? 0 : first; key < least(last, height); ++key) body(seeing, key);
+  };
+  if constexpr (ROWS == 1) {
+    between(Seeing<0, 1>{}, above, below);
+  } else if constexpr (ROWS == 2) {
+    between(Seeing<0, 1>{}, above, above + S);
+    between(Seeing<0, 2>{}, above + S, below);
+    between(Seeing<1, 2>{}, below, below + S);
+  } else {
+    between(Seeing<0, 1>{}, above, above + S);
+    between(Seeing<0, 2>{}, above + S, least(above + 2 * S, below));
+    if constexpr (2 * S < K) between(Seeing<0, 3>{}, above + 2 * S, below);
+    else between(Seeing<1, 2>{}, below, above + 2 * S);
+    between(Seeing<1, 3>{}, 2 * S < K ? below : above + 2 * S, below + S);
+    between(Seeing<2, 3>{}, below + S, below + 2 * S);
+  }
+}
+
+// Columns from x on, S apart; zeros in lanes that are not `own`.
+template <int S>
+ACMIX_INLINE Vector<float> read_apart(const float* row, int64_t x, int64_t columns, Mask own) {
+  if (S == 1) return load_lanes(own, row + x);
+  const Vector<float> left = load_lanes(lanes_between(0, columns - S * x), row + S * x);
+  const Vector<float> right = load_lanes(lanes_between(0, columns - S * x - kMaskLanes), row + S * x + kMaskLanes);
+  return every_second<0>(left, right);
+}
+
+// Rows of the tile, times a factor; zeros in lanes that are none: [rows][D][lanes].
+template <int K, int S>
+ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, int64_t step, float factor, float* to) {
+  const int64_t width = t.plan.call.width, columns = t.plan.call.columns, x = t.tile * kMaskLanes;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t d = 0; d < width; ++d, to += kMaskLanes) {
+      const float* row = from.data + (t.y + r) * step * from.row + d * from.channel;
+      store(to, (step == 1 ? read_apart<1>(row, x, columns, t.own) : read_apart<2>(row, x, columns, t.own)) * factor);
+    }
+  }
+}
+
+// One row's columns, less others where there are any, to a packed row.
+template <int K, int S>
+ACMIX_INLINE void pack_row(const float* from, const float* less, int64_t columns, int64_t phase, float* to) {
+  const auto entries = [&](int64_t x, Mask own) __attribute__((always_inline)) {
+    const Vector<float> read = load_lanes(own, from + x);
+    return less == nullptr ? read : read - load_lanes(own, less + x);
+  };
+  using Column = WindowColumn<K, S>;
+  if constexpr (S == 1) {
+    to += Column::before(0);
+    int64_t x = 0;
+    for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, entries(x, 0xffff));
+    const Mask rest = lanes_between(0, columns - x);
+    if (rest) store_lanes(rest, to + x, entries(x, rest));
+  } else {
+    for (int64_t x = 0; x < columns; x += 2 * kMaskLanes) {
+      const Vector<float> left = entries(x, lanes_between(0, columns - x));
+      const Vector<float> right = entries(x + kMaskLanes, lanes_between(0, columns - x - kMaskLanes));
+      const int64_t even = (columns - x + 1) / 2, odd = (columns - x) / 2;
+      store_lanes(lanes_between(0, even), to + Column::before(0) + x / 2, every_second<0>(left, right));
+      store_lanes(lanes_between(0, odd), to + phase + Column::before(1) + x / 2, every_second<1>(left, right));
+    }
+  }
+}
+
+// Rows first..last of keys or values, less the position code where there is one: [rows][D][pitch] with zeros around.
+template <int K, int S>
+inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, int64_t first, int64_t last, float* to) {
+  const int64_t width = plan.call.width, row = width * plan.pitch;
+  for (int64_t y = first; y < last; ++y) {
+    for (int64_t d = 0; d < width; ++d) {
+      const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
+      pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, plan.call.columns, plan.phase,
+                     to + (y - first) * row + d * plan.pitch);
+    }
+  }
+  return {to - first * row, plan.pitch, row};
+}
+
+}  // namespace acmix::ACMIX_ISA
+#endif
