@@ -115,7 +115,8 @@ Product product_of(const Sizes& s, const Tensor& query, const Tensor& key, const
 }
 
 std::unique_ptr<float[]> arranged(const Kernels& kernels, Product& p) {
-  std::unique_ptr<float[]> panels(new float[kernels.product_panels_size(p)]);
+  const int64_t size = kernels.product_panels_size(p);
+  std::unique_ptr<float[]> panels(size ? new float[size] : nullptr);
   p.panels = panels.get();
   in_parallel(p, kernels.panel_units(p), kernels.arrange_panels);
   return panels;

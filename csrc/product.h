@@ -7,7 +7,7 @@ namespace acmix::ACMIX_ISA {
 
 constexpr int64_t kTileRows = 6, kTileVectors = 2;  // a register tile of the product
 constexpr int64_t kDepth = 256;                     // of a tile: its two operands stay in the first cache
-constexpr int64_t kBlockColumns = 192;              // at most; with kDepth rows they stay in the second cache
+constexpr int64_t kBlockColumns = 224;              // at most; with kDepth rows they stay in the second cache
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
 
@@ -32,7 +32,8 @@ struct ProductPlan {
 
 inline int64_t product_panels(const Product& p) { return (p.rows + kTileRows - 1) / kTileRows; }
 
-inline int64_t product_panels_size(const Product& p) { return product_panels(p) * p.depth * kTileRows; }
+// Entries of `panels`: a weight that is not transposed is read where it stands.
+inline int64_t product_panels_size(const Product& p) { return p.transposed ? product_panels(p) * p.depth * kTileRows : 0; }
 
 inline int64_t product_units(const Product& p) {
   if (p.images * p.pixels == 0) return 0;
@@ -40,20 +41,12 @@ inline int64_t product_units(const Product& p) {
   return plan.column_blocks * plan.row_blocks;
 }
 
-inline int64_t panel_units(const Product& p) { return (product_panels(p) + kPanels - 1) / kPanels; }
+inline int64_t panel_units(const Product& p) { return p.transposed ? (product_panels(p) + kPanels - 1) / kPanels : 0; }
 
-// The weight's panels, kPanels a unit: [depth][kTileRows] each, zeros below the last row.
+// A transposed weight's panels, kPanels a unit: [depth][kTileRows] each, zeros below the last row.
 inline void arrange_panels(const Product& p, int64_t first_unit, int64_t last_unit) {
   const int64_t size = p.depth * kTileRows, first = first_unit * kPanels, last = least(last_unit * kPanels, product_panels(p));
   if (last * kTileRows > p.rows) ::memset(static_cast<void*>(p.panels + (last - 1) * size), 0, size * sizeof(float));
-  if (!p.transposed) {
-    for (int64_t row = first * kTileRows; row < least(last * kTileRows, p.rows); ++row) {
-      const float* from = p.parts[row / p.part_rows] + row % p.part_rows * p.part_columns;
-      float* const to = p.panels + row / kTileRows * size + row % kTileRows;
-      for (int64_t k = 0; k < p.depth; ++k) to[k * kTileRows] = from[k];
-    }
-    return;
-  }
   for (int64_t block = first; block < last; block += kPanels) {
     for (int64_t k = 0, part = 0, row = 0; k < p.depth; ++k) {
       const float* const from = p.parts[part] + row * p.part_columns;
@@ -111,23 +104,38 @@ inline void pack_columns(const Product& p, const TileColumns* tiles, int64_t cou
   }
 }
 
-// One register tile: sums over `depth` of a panel's entries times a packed row.
-ACMIX_INLINE void multiply_tile(const float* panel, const float* packed, int64_t depth,
-                                Vector<float> (&sums)[kTileRows][kTileVectors]) {
+// Where each row of the weight begins, and for rows of a last tile that are none, the last one again: what they give is not
+// written.
+inline void place_rows(const Product& p, const float** to) {
+  const int64_t all = product_panels(p) * kTileRows;
+  for (int64_t part = 0, row = 0; row < p.rows; ++part) {
+    for (int64_t i = 0; i < p.part_rows && row < p.rows; ++i) to[row++] = p.parts[part] + i * p.part_columns;
+  }
+  for (int64_t row = p.rows; row < all; ++row) to[row] = to[p.rows - 1];
+}
+
+// One register tile of NV vectors: sums over `depth` of the weight's entries times a packed row.
+// The weight's entries stand in a panel, or in rows that begin at `rows`.
+template <bool PANEL, int NV>
+ACMIX_INLINE void multiply_tile(const float* panel, const float* const* rows, int64_t start, const float* packed, int64_t depth,
+                                Vector<float> (&sums)[kTileRows][NV]) {
   constexpr int64_t lanes = Lanes<float>::count;
+  const float* at[kTileRows];
   ACMIX_UNROLL
   for (int i = 0; i < kTileRows; ++i) {
+    at[i] = PANEL ? panel + i : rows[i] + start;
     ACMIX_UNROLL
-    for (int v = 0; v < kTileVectors; ++v) sums[i][v] = Vector<float>{};
+    for (int v = 0; v < NV; ++v) sums[i][v] = Vector<float>{};
   }
-  for (int64_t k = 0; k < depth; ++k, panel += kTileRows, packed += tile_columns()) {
-    Vector<float> right[kTileVectors];
+  for (int64_t k = 0; k < depth; ++k, packed += tile_columns()) {
+    Vector<float> right[NV];
     ACMIX_UNROLL
-    for (int v = 0; v < kTileVectors; ++v) right[v] = load_once(packed + v * lanes);
+    for (int v = 0; v < NV; ++v) right[v] = load_once(packed + v * lanes);
     ACMIX_UNROLL
     for (int i = 0; i < kTileRows; ++i) {
+      const float entry = PANEL ? panel[k * kTileRows + i] : at[i][k];
       ACMIX_UNROLL
-      for (int v = 0; v < kTileVectors; ++v) sums[i][v] += panel[i] * right[v];
+      for (int v = 0; v < NV; ++v) sums[i][v] += entry * right[v];
     }
   }
 }
@@ -164,21 +172,41 @@ ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at,
   }
 }
 
-ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins,
-                             const Vector<float> (&sums)[kTileRows][kTileVectors]) {
-  if (at.whole && row + kTileRows <= p.rows) {
-    float* to = p.out + at.image * p.out_image + row * p.out_row + at.pixel;
-    if (begins) write_whole<true>(p, row, to, sums);
-    else write_whole<false>(p, row, to, sums);
-    return;
+template <int NV>
+ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins, const Vector<float> (&sums)[kTileRows][NV]) {
+  if constexpr (NV == kTileVectors) {
+    if (at.whole && row + kTileRows <= p.rows) {
+      float* to = p.out + at.image * p.out_image + row * p.out_row + at.pixel;
+      if (begins) write_whole<true>(p, row, to, sums);
+      else write_whole<false>(p, row, to, sums);
+      return;
+    }
   }
   float kept[kTileRows * tile_columns()];
   ACMIX_UNROLL
   for (int i = 0; i < kTileRows; ++i) {
     ACMIX_UNROLL
-    for (int v = 0; v < kTileVectors; ++v) store(kept + i * tile_columns() + v * Lanes<float>::count, sums[i][v]);
+    for (int v = 0; v < NV; ++v) store(kept + i * tile_columns() + v * Lanes<float>::count, sums[i][v]);
   }
   write_cut(p, row, at, begins, kept);
+}
+
+// Rows top..bottom of one tile of columns; a tile that one vector holds takes no more.
+template <bool PANEL, int NV>
+ACMIX_INLINE void multiply_rows(const Product& p, const float* const* rows, int64_t top, int64_t bottom, const TileColumns& at,
+                                const float* packed, int64_t start, int64_t depth) {
+  for (int64_t row = top; row < bottom; row += kTileRows) {
+    Vector<float> sums[kTileRows][NV];
+    multiply_tile<PANEL, NV>(p.panels + row * p.depth + start * kTileRows, rows + row, start, packed, depth, sums);
+    write_tile(p, row, at, start == 0, sums);
+  }
+}
+
+template <bool PANEL>
+ACMIX_APART void multiply_columns(const Product& p, const float* const* rows, int64_t top, int64_t bottom, const TileColumns& at,
+                                  const float* packed, int64_t start, int64_t depth) {
+  if (at.count <= Lanes<float>::count) multiply_rows<PANEL, 1>(p, rows, top, bottom, at, packed, start, depth);
+  else multiply_rows<PANEL, kTileVectors>(p, rows, top, bottom, at, packed, start, depth);
 }
 
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
@@ -186,6 +214,9 @@ inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   const ProductPlan plan(p);
   Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * plan.block_columns));
   float* const packed = scratch.take(least(kDepth, p.depth) * plan.block_columns);
+  Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
+  const float** const rows = places.take(0);
+  if (!p.transposed) place_rows(p, rows);
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + plan.block_rows, p.rows);
     const int64_t left = unit / plan.row_blocks * plan.block_columns;
@@ -196,11 +227,9 @@ inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
       depth = least(kDepth, p.depth - start);
       pack_columns(p, tiles, count, start, depth, packed);
       for (int64_t t = 0; t < count; ++t) {
-        for (int64_t row = top; row < bottom; row += kTileRows) {
-          Vector<float> sums[kTileRows][kTileVectors];
-          multiply_tile(p.panels + row * p.depth + start * kTileRows, packed + t * depth * wide, depth, sums);
-          write_tile(p, row, tiles[t], start == 0, sums);
-        }
+        const float* const columns = packed + t * depth * wide;
+        if (p.transposed) multiply_columns<true>(p, rows, top, bottom, tiles[t], columns, start, depth);
+        else multiply_columns<false>(p, rows, top, bottom, tiles[t], columns, start, depth);
       }
     }
   }
