@@ -6,9 +6,11 @@
 #ifdef ACMIX_HAS_MASKS
 namespace acmix::ACMIX_ISA {
 
-// Logits of the tile's rows R0..R1 with one key row, packed, from the tile's columns on.
-template <int R0, int R1, int K, int S>
-ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const float* key, int64_t channel, int64_t key_row) {
+// Products of the tile's rows R0..R1 of `left` with one packed row, from the tile's columns on, to `lines`; LOGITS: and the
+// logarithms of how often the window shows them.
+template <bool LOGITS, int R0, int R1, int K, int S>
+ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileRows& left, const float* key, int64_t channel, int64_t key_row,
+                               float* lines) {
   const DirectPlan<K, S>& plan = t.plan;
   const float* columns = plan.columns + t.tile * K * kMaskLanes;
   Vector<float> sums[R1 - R0][K];
@@ -16,11 +18,11 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const float* key, int6
   for (int r = R0; r < R1; ++r) {
     const Vector<float> row = splat(plan.rows[(t.y + r) * K + key_row - (t.y + r) * S + K / 2]);
     ACMIX_UNROLL
-    for (int o = 0; o < K; ++o) sums[r - R0][o] = load(columns + o * kMaskLanes) + row;
+    for (int o = 0; o < K; ++o) sums[r - R0][o] = LOGITS ? load(columns + o * kMaskLanes) + row : Vector<float>{};
   }
-  const int64_t width = plan.call.width, step = width * kMaskLanes;
-  const float* query = t.queries + R0 * step;
-  for (int64_t d = 0; d < width; ++d, key += channel, query += kMaskLanes) {
+  const int64_t width = plan.call.width, step = left.row;
+  const float* query = left.data + R0 * step;
+  for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel) {
     Vector<float> queries[R1 - R0];
     ACMIX_UNROLL
     for (int r = 0; r < R1 - R0; ++r) queries[r] = load_once(query + r * step);
@@ -34,25 +36,26 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const float* key, int6
   }
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) {
-    float* to = t.line(r, key_row);
+    float* to = lines + t.line(r, key_row);
     ACMIX_UNROLL
     for (int o = 0; o < K; ++o) store(to + o * kMaskLanes, sums[r - R0][o]);
   }
 }
 
-template <int ROWS, int K, int S>
-ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const Rows& keys) {
+// Of all rows of the tile with their windows: [kGroup][K * K][lanes].
+template <bool LOGITS, int ROWS, int K, int S>
+ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const TileRows& left, const Rows& keys, float* lines) {
   const int64_t x = t.tile * kMaskLanes;
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     using Seen = decltype(seeing);
-    direct_score<Seen::R0, Seen::R1>(t, keys.data + key * keys.row + x, keys.channel, key);
+    direct_score<LOGITS, Seen::R0, Seen::R1>(t, left, keys.data + key * keys.row + x, keys.channel, key, lines);
   });
 }
 
-// ND channels of the sums of weights times values, times `factors` of each row.
+// ND channels of the sums of `weights` times values, times `factors` of each row.
 template <int ROWS, int ND, int K, int S>
-ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const Rows& values, const Vector<float>* factors, float* out,
-                               int64_t out_channel, int64_t out_row) {
+ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, const Rows& values, const Vector<float>* factors,
+                               const OutRows& out) {
   Vector<float> sums[ROWS][ND];
   ACMIX_UNROLL
   for (int r = 0; r < ROWS; ++r) {
@@ -67,56 +70,54 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const Rows& values, co
     for (int i = 0; i < ND; ++i) channels[i] = Sliding<K, S>(from + i * values.channel, t.plan.phase);
     const float* lines[ROWS];
     ACMIX_UNROLL
-    for (int r = R0; r < R1; ++r) lines[r] = t.line(r, key);
+    for (int r = R0; r < R1; ++r) lines[r] = weights + t.line(r, key);
     ACMIX_UNROLL
     for (int o = 0; o < K; ++o) {
-      Vector<float> weights[ROWS];
+      Vector<float> weight[ROWS];
       ACMIX_UNROLL
-      for (int r = R0; r < R1; ++r) weights[r] = load_once(lines[r] + o * kMaskLanes);
+      for (int r = R0; r < R1; ++r) weight[r] = load_once(lines[r] + o * kMaskLanes);
       ACMIX_UNROLL
       for (int i = 0; i < ND; ++i) {
         const Vector<float> value = channels[i][o];
         ACMIX_UNROLL
-        for (int r = R0; r < R1; ++r) sums[r][i] += weights[r] * value;
+        for (int r = R0; r < R1; ++r) sums[r][i] += weight[r] * value;
       }
     }
   });
   ACMIX_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     ACMIX_UNROLL
-    for (int i = 0; i < ND; ++i) store_lanes(t.own, out + r * out_row + i * out_channel, sums[r][i] * factors[r]);
+    for (int i = 0; i < ND; ++i) store_lanes(t.own, out.data + r * out.row + i * out.channel, sums[r][i] * factors[r]);
   }
 }
 
 // Four channels at a time, the rest one by one.
 template <int ROWS, int K, int S>
-ACMIX_INLINE void direct_gathers(const DirectTile<K, S>& t, Rows values, const Vector<float>* factors, float* out,
-                                 int64_t out_channel, int64_t out_row) {
+ACMIX_INLINE void direct_gathers(const DirectTile<K, S>& t, const float* weights, Rows values, const Vector<float>* factors, OutRows out) {
   int64_t d = 0;
-  for (; d + 4 <= t.plan.call.width; d += 4, values.data += 4 * values.channel, out += 4 * out_channel) {
-    direct_gather<ROWS, 4>(t, values, factors, out, out_channel, out_row);
+  for (; d + 4 <= t.plan.call.width; d += 4, values.data += 4 * values.channel, out.data += 4 * out.channel) {
+    direct_gather<ROWS, 4>(t, weights, values, factors, out);
   }
-  for (; d < t.plan.call.width; ++d, values.data += values.channel, out += out_channel) {
-    direct_gather<ROWS, 1>(t, values, factors, out, out_channel, out_row);
+  for (; d < t.plan.call.width; ++d, values.data += values.channel, out.data += out.channel) {
+    direct_gather<ROWS, 1>(t, weights, values, factors, out);
   }
 }
 
 // Where one head of one image is read and written.
-struct DirectRows {
+struct ForwardRows {
   Rows queries, keys, values;
-  float* out;
-  int64_t out_channel, out_row;
+  OutRows out;
   float scale, rate;
 };
 
 template <int ROWS, int K, int S>
-ACMIX_INLINE void direct_rows(const DirectTile<K, S>& t, const DirectRows& of) {
-  const int64_t taps_row = K * K * kMaskLanes, x = t.tile * kMaskLanes;
-  read_direct(t, of.queries, S, of.scale, t.queries);
-  direct_scores<ROWS>(t, of.keys);
+ACMIX_INLINE void direct_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights) {
+  const TileRows left{queries, kMaskLanes, t.plan.call.width * kMaskLanes};
+  read_direct<S>(t, of.queries, of.scale, queries, left.channel, left.row);
+  direct_scores<true, ROWS>(t, left, of.keys, weights);
   Vector<float> factors[ROWS];
-  for (int64_t r = 0; r < ROWS; ++r) factors[r] = of.rate / exponentials(t.weights + r * taps_row, t.taps(r), kMaskLanes);
-  direct_gathers<ROWS>(t, of.values, factors, of.out + t.y * of.out_row + x, of.out_channel, of.out_row);
+  for (int64_t r = 0; r < ROWS; ++r) factors[r] = of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes);
+  direct_gathers<ROWS>(t, weights, of.values, factors, of.out.from(t.y, t.tile * kMaskLanes));
 }
 
 template <int K, int S>
@@ -136,19 +137,18 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
     const int64_t top = unit % blocks * unit_rows, bottom = least(top + unit_rows, a.out_height);
-    const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1, *o = a.out.strides;
+    const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
     const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, first, last, packed_keys);
     const Rows values = pack_direct(plan, Rows(a.v, batch, head), nothing, first, last, packed_values);
-    float* const out = static_cast<float*>(a.out.data) + batch * o[0] + head * o[1];
-    const DirectRows rows_of{Rows(a.q, batch, head), keys, values, out, o[2], o[3], scale, rate};
+    const ForwardRows rows_of{Rows(a.q, batch, head), keys, values, OutRows(a.out, batch, head), scale, rate};
     // Down the columns: the next tile then finds most of its keys and values in the first cache.
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {
-      DirectTile<K, S> t(plan, tile, queries, weights);
+      DirectTile<K, S> t(plan, tile);
       for (t.y = top; t.y < bottom; t.y += t.rows) {
         t.rows = least(kGroup, bottom - t.y);
-        if (t.rows == 1) direct_rows<1>(t, rows_of);
-        else if (t.rows == 2) direct_rows<2>(t, rows_of);
-        else direct_rows<3>(t, rows_of);
+        if (t.rows == 1) direct_rows<1>(t, rows_of, queries, weights);
+        else if (t.rows == 2) direct_rows<2>(t, rows_of, queries, weights);
+        else direct_rows<3>(t, rows_of, queries, weights);
       }
     }
   }

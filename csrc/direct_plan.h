@@ -8,10 +8,16 @@ namespace acmix::ACMIX_ISA {
 
 inline bool has_dense_rows(const View& view) { return view.dtype == Dtype::float32 && view.strides[4] == 1; }
 
-inline bool attends_directly(const Attention& a) {
+inline bool reads_directly(const Attention& a) {
   const bool usual = a.kernel == 3 || a.kernel == 5 || a.kernel == 7;
   return usual && a.stride <= 2 && a.dilation == 1 && has_dense_rows(a.q) && has_dense_rows(a.k) && has_dense_rows(a.v) &&
-         has_dense_rows(a.out) && (a.position.data == nullptr || has_dense_rows(a.position));
+         (a.position.data == nullptr || has_dense_rows(a.position));
+}
+
+inline bool attends_directly(const Attention& a) { return reads_directly(a) && has_dense_rows(a.out); }
+
+inline bool attends_back_directly(const Attention& a) {
+  return reads_directly(a) && has_dense_rows(a.grad) && has_dense_rows(a.grad_q);
 }
 
 // Rows of one head: entry (d, y, x) is data[d * channel + y * row + x].
@@ -23,6 +29,24 @@ struct Rows {
   Rows(const View& view, int64_t batch, int64_t head)
       : data(static_cast<const float*>(view.data) + batch * view.strides[0] + head * view.strides[1]),
         channel(view.strides[2]), row(view.strides[3]) {}
+};
+
+// The same to be written.
+struct OutRows {
+  float* data;
+  int64_t channel, row;
+
+  OutRows(float* from, int64_t channel_, int64_t row_) : data(from), channel(channel_), row(row_) {}
+  OutRows(const View& view, int64_t batch, int64_t head)
+      : data(static_cast<float*>(view.data) + batch * view.strides[0] + head * view.strides[1]),
+        channel(view.strides[2]), row(view.strides[3]) {}
+  OutRows from(int64_t y, int64_t x) const { return {data + y * row + x, channel, row}; }
+};
+
+// Rows of a tile in scratch memory, a vector for each channel.
+struct TileRows {
+  const float* data;
+  int64_t channel, row;
 };
 
 // How often the window around i, reflected at the borders, shows each index of an axis, as a power of two.
@@ -107,18 +131,13 @@ template <int K, int S>
 struct DirectTile {
   const DirectPlan<K, S>& plan;
   int64_t tile, y, rows;
-  Mask own;        // lanes that are queries
-  float* queries;  // [kGroup][D][lanes], times the scale
-  float* weights;  // [kGroup][K * K][lanes]
+  Mask own;  // lanes that are queries
 
-  DirectTile(const DirectPlan<K, S>& p, int64_t tile_, float* queries_, float* weights_)
-      : plan(p), tile(tile_), y(0), rows(0), own(lanes_between(0, p.call.out_columns - tile_ * kMaskLanes)), queries(queries_),
-        weights(weights_) {}
+  DirectTile(const DirectPlan<K, S>& p, int64_t tile_)
+      : plan(p), tile(tile_), y(0), rows(0), own(lanes_between(0, p.call.out_columns - tile_ * kMaskLanes)) {}
 
-  // Weights of one of the tile's rows with a key row.
-  float* line(int64_t r, int64_t key) const {
-    return weights + (r * K + key - plan.first_row(y + r)) * K * kMaskLanes;
-  }
+  // Where the weights of one of the tile's rows with a key row stand.
+  int64_t line(int64_t r, int64_t key) const { return (r * K + key - plan.first_row(y + r)) * K * kMaskLanes; }
 
   // How many keys one of the tile's rows sees.
   int64_t taps(int64_t r) const { return (plan.last_row(y + r) - plan.first_row(y + r) + 1) * K; }
@@ -156,14 +175,15 @@ ACMIX_INLINE Vector<float> read_apart(const float* row, int64_t x, int64_t colum
   return every_second<0>(left, right);
 }
 
-// Rows of the tile, times a factor; zeros in lanes that are none: [rows][D][lanes].
-template <int K, int S>
-ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, int64_t step, float factor, float* to) {
-  const int64_t width = t.plan.call.width, columns = t.plan.call.columns, x = t.tile * kMaskLanes;
+// Rows of the tile, STEP apart in the map, times a factor; zeros in lanes that are none.
+template <int STEP, int K, int S>
+ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float factor, float* to, int64_t channel, int64_t row) {
+  const int64_t width = t.plan.call.width, x = t.tile * kMaskLanes;
+  const int64_t columns = STEP == S ? t.plan.call.columns : t.plan.call.out_columns;
   for (int64_t r = 0; r < t.rows; ++r) {
-    for (int64_t d = 0; d < width; ++d, to += kMaskLanes) {
-      const float* row = from.data + (t.y + r) * step * from.row + d * from.channel;
-      store(to, (step == 1 ? read_apart<1>(row, x, columns, t.own) : read_apart<2>(row, x, columns, t.own)) * factor);
+    for (int64_t d = 0; d < width; ++d) {
+      const float* line = from.data + (t.y + r) * STEP * from.row + d * from.channel;
+      store(to + r * row + d * channel, read_apart<STEP>(line, x, columns, t.own) * factor);
     }
   }
 }

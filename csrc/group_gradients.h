@@ -1,7 +1,7 @@
 // The gradients of a convolution of many small groups: a unit is one group over the whole batch, so that the sums of
 // the kernels' gradients always run in one order.
 #pragma once
-#include "group_convolution.h"
+#include "group_direct.h"
 
 namespace acmix::ACMIX_ISA {
 
@@ -212,6 +212,11 @@ void turned_convolution(const GroupConvolution& c, int64_t first_group, int64_t 
   call.out = c.grad_x;
   call.weight = turned;
   const int64_t units = c.batch * convolution_blocks(call);
+#ifdef ACMIX_HAS_MASKS
+  if (sizeof(T) == sizeof(float) && convolves_directly(call)) {
+    return convolution_forward_direct<1>(call, first_group * units, last_group * units);
+  }
+#endif
   convolution_forward<T>(call, first_group * units, last_group * units);
 }
 

@@ -1,7 +1,6 @@
 // Compiled once for each instruction set: ACMIX_ISA names it, ACMIX_VECTOR_BYTES is the width of its vectors.
 #include "problem.h"
-#include "attention_backward.h"
-#include "attention_direct.h"
+#include "attention_backward_direct.h"
 #include "attention_forward.h"
 #include "group_convolution.h"
 #include "group_direct.h"
@@ -46,6 +45,13 @@ void direct_of(const Attention& a, int64_t first, int64_t last) {
   if (a.kernel == 5) return attention_forward_direct<5, S>(a, first, last);
   return attention_forward_direct<7, S>(a, first, last);
 }
+
+template <int S>
+void direct_back_of(const Attention& a, int64_t first, int64_t last) {
+  if (a.kernel == 3) return attention_backward_direct<3, S>(a, first, last);
+  if (a.kernel == 5) return attention_backward_direct<5, S>(a, first, last);
+  return attention_backward_direct<7, S>(a, first, last);
+}
 #endif
 
 // float64 alone computes in float64.
@@ -57,6 +63,9 @@ void forward_entry(const Attention& a, int64_t first, int64_t last) {
 }
 
 void backward_entry(const Attention& a, int64_t first, int64_t last) {
+#ifdef ACMIX_HAS_MASKS
+  if (attends_back_directly(a)) return a.stride == 1 ? direct_back_of<1>(a, first, last) : direct_back_of<2>(a, first, last);
+#endif
   a.q.dtype == Dtype::float64 ? attention_backward<0, double>(a, first, last) : backward_of<float>(a, first, last);
 }
 

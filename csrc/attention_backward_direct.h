@@ -1,0 +1,277 @@
+// Window attention, backward, on dense rows of float32: a unit is one head of one image. As in the forward pass keys and
+// values are packed with zeros beyond the border; the gradients of keys and values are summed in rows packed alike.
+#pragma once
+#include "attention_backward.h"
+#include "attention_direct.h"
+
+#ifdef ACMIX_HAS_MASKS
+namespace acmix::ACMIX_ISA {
+
+// Rows of queries and of what belongs to them, with margins of zeros: a query is read from each key that it sees.
+struct Lines {
+  static constexpr int64_t margin = kMaskLanes;
+  int64_t length;  // an odd number of cache lines: neighbouring ones spread over the cache
+
+  explicit Lines(int64_t tiles) : length((tiles + 2 + (tiles + 1) % 2) * kMaskLanes) {}
+};
+
+// Of a line, what the query columns show that see a vector of key columns through one of the window's columns.
+struct Seen {
+  Vector<float> left, right;
+
+  Seen() = default;
+  explicit ACMIX_INLINE Seen(const float* line) : left(load_once(line - kMaskLanes)), right(load_once(line)) {}
+
+  ACMIX_INLINE Vector<float> operator[](int place) const {
+    if (place == 0) return right;
+    if (place == 1) return lanes_from<15>(left, right);
+    if (place == 2) return lanes_from<14>(left, right);
+    if (place == 3) return lanes_from<13>(left, right);
+    if (place == 4) return lanes_from<12>(left, right);
+    if (place == 5) return lanes_from<11>(left, right);
+    return lanes_from<10>(left, right);
+  }
+};
+
+// What one query row gives to NY of its key rows and ND channels, for one vector of key columns of phase P. `weights` are
+// lines of the first of these key rows, `lines` the queries', `to` the sums.
+template <int P, int NY, int ND, int K, int S>
+ACMIX_INLINE void direct_spread(const float* weights, const float* lines, int64_t line, float* to, int64_t row, int64_t channel) {
+  Vector<float> sums[NY][ND];
+  Seen seen[ND];
+  ACMIX_UNROLL
+  for (int i = 0; i < ND; ++i) {
+    seen[i] = Seen(lines + i * line);
+    ACMIX_UNROLL
+    for (int y = 0; y < NY; ++y) sums[y][i] = load(to + y * row + i * channel);
+  }
+  ACMIX_UNROLL
+  for (int o = 0; o < K; ++o) {
+    using Column = WindowColumn<K, S>;
+    if (Column::phase(o) != P) continue;
+    const int place = Column::place(o);
+    Vector<float> weight[NY];
+    ACMIX_UNROLL
+    for (int y = 0; y < NY; ++y) weight[y] = load_once(weights + (y * K + o) * line - place);
+    ACMIX_UNROLL
+    for (int i = 0; i < ND; ++i) {
+      const Vector<float> query = seen[i][place];
+      ACMIX_UNROLL
+      for (int y = 0; y < NY; ++y) sums[y][i] += weight[y] * query;
+    }
+  }
+  ACMIX_UNROLL
+  for (int y = 0; y < NY; ++y) {
+    ACMIX_UNROLL
+    for (int i = 0; i < ND; ++i) store(to + y * row + i * channel, sums[y][i]);
+  }
+}
+
+template <int P, int ND, int K, int S>
+ACMIX_INLINE void direct_spread_rows(const float* weights, const float* lines, int64_t line, int64_t rows, float* to, int64_t row,
+                                     int64_t channel) {
+  int64_t y = 0;
+  for (; y + 4 <= rows; y += 4) {
+    direct_spread<P, 4, ND, K, S>(weights + y * K * line, lines, line, to + y * row, row, channel);
+  }
+  const float* from = weights + y * K * line;
+  if (rows - y == 3) direct_spread<P, 3, ND, K, S>(from, lines, line, to + y * row, row, channel);
+  else if (rows - y == 2) direct_spread<P, 2, ND, K, S>(from, lines, line, to + y * row, row, channel);
+  else if (rows - y == 1) direct_spread<P, 1, ND, K, S>(from, lines, line, to + y * row, row, channel);
+}
+
+// Adds what one query row gives to the `rows` key rows that it sees, all columns and channels. `weights` [rows][K][line] and
+// `lines` [D][line] begin behind their margins.
+template <int P, int K, int S>
+ACMIX_APART void direct_spread_phase(const DirectPlan<K, S>& plan, const float* weights, const float* lines, int64_t line,
+                                     int64_t rows, float* to) {
+  const int64_t width = plan.call.width, row = width * plan.pitch;
+  for (int64_t x = 0; x < plan.phase; x += kMaskLanes) {
+    int64_t d = 0;
+    for (; d + 4 <= width; d += 4) {
+      direct_spread_rows<P, 4, K, S>(weights + x, lines + d * line + x, line, rows, to + d * plan.pitch + x, row, plan.pitch);
+    }
+    for (; d < width; ++d) {
+      direct_spread_rows<P, 1, K, S>(weights + x, lines + d * line + x, line, rows, to + d * plan.pitch + x, row, plan.pitch);
+    }
+  }
+}
+
+template <int K, int S>
+ACMIX_INLINE void direct_spread_row(const DirectPlan<K, S>& plan, const float* weights, const float* lines, int64_t line,
+                                    int64_t rows, float* to) {
+  direct_spread_phase<0>(plan, weights, lines, line, rows, to);
+  if constexpr (S == 2) direct_spread_phase<1>(plan, weights, lines, line, rows, to + plan.phase);
+}
+
+// Sums of a packed row to the map's row, to which they are added.
+template <int K, int S>
+ACMIX_INLINE void unpack_row(const float* packed, int64_t columns, int64_t phase, float* to) {
+  using Column = WindowColumn<K, S>;
+  if constexpr (S == 1) {
+    for (int64_t x = 0; x < columns; x += kMaskLanes) {
+      const Mask own = lanes_between(0, columns - x);
+      store_lanes(own, to + x, load_lanes(own, to + x) + load_lanes(own, packed + Column::before(0) + x));
+    }
+  } else {
+    for (int64_t x = 0; x < columns; ++x) {
+      const int64_t odd = x & 1;
+      to[x] += packed[odd * phase + (odd ? Column::before(1) : Column::before(0)) + x / 2];
+    }
+  }
+}
+
+// Logits become weights times the rate, products gradients of the logits, both in lines too. Returns the products of the
+// output, without the rate, and its gradient.
+inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, float* weight_line,
+                                             float* grad_line, int64_t line) {
+  constexpr int64_t lanes = kMaskLanes;
+  const Vector<float> norm = 1.0f / exponentials(weights, count, lanes);
+  Vector<float> sums[kChains]{};
+  int64_t o = 0;
+  for (; o + kChains <= count; o += kChains) {
+    ACMIX_UNROLL
+    for (int64_t i = 0; i < kChains; ++i) sums[i] += load(weights + (o + i) * lanes) * load(grads + (o + i) * lanes);
+  }
+  for (; o < count; ++o) sums[0] += load(weights + o * lanes) * load(grads + o * lanes);
+  const Vector<float> mean = total<float>(sums) * norm, factor = norm * rate;
+  const float per_power = static_cast<float>(1 / kLog2E);
+  const Vector<float> mean_power = mean * per_power;
+  for (o = 0; o < count; ++o) {
+    // What is no key, or next to none, has no weight at all: products with subnormal numbers take very long.
+    const Vector<float> power = load(weights + o * lanes), weight = (power <= 0x1p-124f ? Vector<float>{} : power) * factor;
+    const Vector<float> grad = weight * (load(grads + o * lanes) * per_power - mean_power);
+    store(weight_line + o * line, weight);
+    store(grad_line + o * line, grad);
+    store(grads + o * lanes, grad);
+  }
+  return mean;
+}
+
+// One unit's memory and what it is made of.
+template <int K, int S>
+class DirectBackward {
+ public:
+  DirectBackward(const Attention& a, int64_t block_rows)
+      : a_(a), plan_(a), lines_(plan_.tiles), block_(block_rows), row_(a.width * plan_.pitch),
+        packed_size_(least((block_rows - 1) * S + K, a.height) * row_), query_size_(a.width * lines_.length),
+        weights_size_(K * K * lines_.length), tile_size_(kGroup * K * K * lanes), result_size_(S == 1 ? 0 : kGroup * a.width * lanes),
+        scratch_(4 * Memory::size_of(packed_size_) + 2 * Memory::size_of(kGroup * query_size_) +
+                 2 * Memory::size_of(kGroup * weights_size_) + 2 * Memory::size_of(tile_size_) + Memory::size_of(result_size_)),
+        keys_(scratch_.take(packed_size_)), values_(scratch_.take(packed_size_)), grad_keys_(scratch_.take(packed_size_)),
+        grad_values_(scratch_.take(packed_size_)), queries_(scratch_.take(kGroup * query_size_) + Lines::margin),
+        grads_(scratch_.take(kGroup * query_size_) + Lines::margin),
+        weights_(scratch_.take(kGroup * weights_size_) + Lines::margin),
+        grad_weights_(scratch_.take(kGroup * weights_size_) + Lines::margin), tile_weights_(scratch_.take(tile_size_)),
+        tile_grads_(scratch_.take(tile_size_)), result_(scratch_.take(result_size_)),
+        scale_(static_cast<float>(a.scale * kLog2E)), rate_(rate_of<float>(a)) {}
+
+  // Gradients of one head of one image; returns that of the rate.
+  double run(int64_t batch, int64_t head) {
+    const int64_t map = a_.width * a_.height * a_.columns, *k = a_.grad_k.strides, *v = a_.grad_v.strides;
+    float* const map_k = static_cast<float*>(a_.grad_k.data) + batch * k[0] + head * k[1];
+    float* const map_v = static_cast<float*>(a_.grad_v.data) + batch * v[0] + head * v[1];
+    ::memset(static_cast<void*>(map_k), 0, map * sizeof(float));
+    ::memset(static_cast<void*>(map_v), 0, map * sizeof(float));
+    const Rows code(a_.position, 0, 0), nothing(nullptr, 0, 0);
+    double grad_rate = 0;
+    for (int64_t top = 0; top < a_.out_height; top += block_) {
+      const int64_t bottom = least(top + block_, a_.out_height);
+      first_ = plan_.first_row(top), last_ = plan_.last_row(bottom - 1) + 1;
+      const Rows keys = pack_direct(plan_, Rows(a_.k, batch, head), code, first_, last_, keys_);
+      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), nothing, first_, last_, values_);
+      ::memset(static_cast<void*>(grad_keys_), 0, (last_ - first_) * row_ * sizeof(float));
+      ::memset(static_cast<void*>(grad_values_), 0, (last_ - first_) * row_ * sizeof(float));
+      for (int64_t y = top, rows; y < bottom; y += rows) {
+        rows = least(kGroup, bottom - y);
+        for (int64_t tile = 0; tile < plan_.tiles; ++tile) {
+          DirectTile<K, S> t(plan_, tile);
+          t.y = y, t.rows = rows;
+          if (rows == 1) grad_rate += tile_back<1>(t, batch, head, keys, values);
+          else if (rows == 2) grad_rate += tile_back<2>(t, batch, head, keys, values);
+          else grad_rate += tile_back<3>(t, batch, head, keys, values);
+        }
+        spread(y, rows);
+      }
+      unpack(grad_keys_, map_k);
+      unpack(grad_values_, map_v);
+    }
+    return grad_rate;
+  }
+
+ private:
+  static constexpr int64_t lanes = kMaskLanes;
+  using Memory = Scratch<float>;
+
+  // Weights and their gradients of one tile, and the gradient of its queries.
+  template <int ROWS>
+  double tile_back(const DirectTile<K, S>& t, int64_t batch, int64_t head, const Rows& keys, const Rows& values) {
+    const int64_t x = t.tile * lanes, line = lines_.length;
+    const TileRows queries{queries_ + x, line, query_size_}, grads{grads_ + x, line, query_size_};
+    read_direct<S>(t, Rows(a_.q, batch, head), scale_, queries_ + x, line, query_size_);
+    read_direct<1>(t, Rows(a_.grad, batch, head), 1.0f, grads_ + x, line, query_size_);
+    direct_scores<true, ROWS>(t, queries, keys, tile_weights_);
+    direct_scores<false, ROWS>(t, grads, values, tile_grads_);
+    double grad_rate = 0;
+    Vector<float> factors[ROWS];
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const int64_t from = r * K * K * lanes, to = r * weights_size_ + x;
+      const Vector<float> products = direct_softmax_backward(tile_weights_ + from, tile_grads_ + from, t.taps(r), rate_,
+                                                             weights_ + to, grad_weights_ + to, line);
+      for (int64_t lane = 0; lane < least(lanes, a_.out_columns - x); ++lane) grad_rate += products[lane];
+      factors[r] = splat(scale_);
+    }
+    if constexpr (S == 1) {
+      direct_gathers<ROWS>(t, tile_grads_, keys, factors, OutRows(a_.grad_q, batch, head).from(t.y, x));
+    } else {
+      const OutRows local{result_, lanes, a_.width * lanes}, out(a_.grad_q, batch, head);
+      direct_gathers<ROWS>(t, tile_grads_, keys, factors, local);
+      for (int64_t r = 0; r < ROWS; ++r) {
+        for (int64_t d = 0; d < a_.width; ++d) {
+          const float* from = result_ + r * local.row + d * lanes;
+          float* to = out.data + (t.y + r) * S * out.row + d * out.channel + x * S;
+          for (int64_t c = 0; c < least(lanes, a_.out_columns - x); ++c) to[c * S] = from[c];
+        }
+      }
+    }
+    return grad_rate;
+  }
+
+  void spread(int64_t y, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t first = plan_.first_row(y + r), count = plan_.last_row(y + r) - first + 1, line = lines_.length;
+      const int64_t from = r * weights_size_, to = (first - first_) * row_;
+      direct_spread_row(plan_, grad_weights_ + from, queries_ + r * query_size_, line, count, grad_keys_ + to);
+      direct_spread_row(plan_, weights_ + from, grads_ + r * query_size_, line, count, grad_values_ + to);
+    }
+  }
+
+  void unpack(const float* packed, float* to) const {
+    for (int64_t y = first_; y < last_; ++y) {
+      for (int64_t d = 0; d < a_.width; ++d) {
+        unpack_row<K, S>(packed + (y - first_) * row_ + d * plan_.pitch, a_.columns, plan_.phase, to + (d * a_.height + y) * a_.columns);
+      }
+    }
+  }
+
+  const Attention& a_;
+  const DirectPlan<K, S> plan_;
+  const Lines lines_;
+  int64_t block_, row_, packed_size_, query_size_, weights_size_, tile_size_, result_size_;
+  Memory scratch_;
+  float *keys_, *values_, *grad_keys_, *grad_values_, *queries_, *grads_, *weights_, *grad_weights_, *tile_weights_, *tile_grads_, *result_;
+  float scale_, rate_;
+  int64_t first_ = 0, last_ = 0;  // the key rows that are packed
+};
+
+template <int K, int S>
+void attention_backward_direct(const Attention& a, int64_t first_unit, int64_t last_unit) {
+  DirectBackward<K, S> backward(a, forward_rows(a));
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const double grad_rate = backward.run(unit / a.heads, unit % a.heads);
+    if (a.grad_rate != nullptr) static_cast<float*>(a.grad_rate)[unit] = static_cast<float>(grad_rate);
+  }
+}
+
+}  // namespace acmix::ACMIX_ISA
+#endif
