@@ -203,13 +203,19 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, int64_t columns
     const Mask rest = lanes_between(0, columns - x);
     if (rest) store_lanes(rest, to + x, entries(x, rest));
   } else {
-    for (int64_t x = 0; x < columns; x += 2 * kMaskLanes) {
-      const Vector<float> left = entries(x, lanes_between(0, columns - x));
-      const Vector<float> right = entries(x + kMaskLanes, lanes_between(0, columns - x - kMaskLanes));
-      const int64_t even = (columns - x + 1) / 2, odd = (columns - x) / 2;
-      store_lanes(lanes_between(0, even), to + Column::before(0) + x / 2, every_second<0>(left, right));
-      store_lanes(lanes_between(0, odd), to + phase + Column::before(1) + x / 2, every_second<1>(left, right));
+    float *even = to + Column::before(0), *odd = to + phase + Column::before(1);
+    int64_t x = 0;
+    for (; x + 2 * kMaskLanes <= columns; x += 2 * kMaskLanes, even += kMaskLanes, odd += kMaskLanes) {
+      const Vector<float> left = entries(x, 0xffff), right = entries(x + kMaskLanes, 0xffff);
+      store(even, every_second<0>(left, right));
+      store(odd, every_second<1>(left, right));
     }
+    if (x == columns) return;
+    const int64_t rest = columns - x;
+    const Vector<float> left = entries(x, lanes_between(0, rest));
+    const Vector<float> right = entries(x + kMaskLanes, lanes_between(0, rest - kMaskLanes));
+    store_lanes(lanes_between(0, (rest + 1) / 2), even, every_second<0>(left, right));
+    store_lanes(lanes_between(0, rest / 2), odd, every_second<1>(left, right));
   }
 }
 

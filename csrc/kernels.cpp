@@ -2,9 +2,7 @@
 #include "problem.h"
 #include "attention_backward_direct.h"
 #include "attention_forward.h"
-#include "group_convolution.h"
-#include "group_direct.h"
-#include "group_gradients.h"
+#include "group_gradients_direct.h"
 #include "product.h"
 
 namespace acmix::ACMIX_ISA {
@@ -79,6 +77,11 @@ void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t
 }
 
 void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
+#ifdef ACMIX_HAS_MASKS
+  if (convolves_back_directly(c)) {
+    return c.stride == 1 ? convolution_backward_direct<1>(c, first, last) : convolution_backward_direct<2>(c, first, last);
+  }
+#endif
   c.x.dtype == Dtype::float64 ? convolution_backward<double>(c, first, last) : convolution_backward<float>(c, first, last);
 }
 

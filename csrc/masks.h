@@ -35,6 +35,12 @@ ACMIX_INLINE Vector<float> lanes_from(Vector<float> left, Vector<float> right) {
   return _mm512_castsi512_ps(lanes);
 }
 
+// Entries of two vectors in turn: the first half of them, or the second.
+ACMIX_INLINE Vector<float> interleaved(Vector<float> even, Vector<float> odd, int half) {
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(even, _mm512_add_epi32(first, _mm512_set1_epi32(8 * half)), odd);
+}
+
 // What stands between two vectors of which the right one begins two columns after the left one.
 ACMIX_INLINE Vector<float> between(Vector<float> left, Vector<float> right) {
   const __m512i places = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 + 14);

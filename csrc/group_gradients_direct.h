@@ -1,0 +1,226 @@
+// The gradients of a convolution of many small groups on dense rows of float32: inputs are read where they stand, the
+// gradient of the outputs is packed once for a group and an image.
+#pragma once
+#include "group_gradients.h"
+
+#ifdef ACMIX_HAS_MASKS
+namespace acmix::ACMIX_ISA {
+
+inline bool convolves_back_directly(const GroupConvolution& c) {
+  const auto dense = [](const View& view) { return view.dtype == Dtype::float32 && view.strides[4] == 1; };
+  return c.kernel == 3 && c.stride <= 2 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.grad) && dense(c.grad_x);
+}
+
+// The gradient of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column and row.
+struct PackedGrads {
+  const float* data;
+  int64_t rows, outputs;
+
+  ACMIX_INLINE const float* at(int64_t tile, int64_t y, int64_t o) const {
+    return data + ((tile * (rows + 1) + y) * outputs + o) * kMaskLanes;
+  }
+};
+
+// Sums over a tile of columns, and rows first..last, of NO gradients times the three columns of one kernel row of NI inputs;
+// `sums` [NI][NO][3] vectors are added to. `from` is what the first row reads.
+template <int S, int NI, int NO>
+ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& at, const float* grads, int64_t rows,
+                                  const float* from, float* const* sums) {
+  Vector<float> total[NI][NO][3];
+  ACMIX_UNROLL
+  for (int i = 0; i < NI; ++i) {
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) {
+      ACMIX_UNROLL
+      for (int kx = 0; kx < 3; ++kx) total[i][o][kx] = load(sums[i] + (o * 3 + kx) * kMaskLanes);
+    }
+  }
+  const int64_t piece = c.x.strides[2], row = S * c.x.strides[3], step = c.outputs * kMaskLanes;
+  for (int64_t y = 0; y < rows; ++y, from += row, grads += step) {
+    Vector<float> grad[NO];
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) grad[o] = load_once(grads + o * kMaskLanes);
+    ACMIX_UNROLL
+    for (int i = 0; i < NI; ++i) {
+      const Columns<S> columns(at, from + i * piece);
+      ACMIX_UNROLL
+      for (int o = 0; o < NO; ++o) {
+        ACMIX_UNROLL
+        for (int kx = 0; kx < 3; ++kx) total[i][o][kx] += grad[o] * columns.taps[kx];
+      }
+    }
+  }
+  ACMIX_UNROLL
+  for (int i = 0; i < NI; ++i) {
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) {
+      ACMIX_UNROLL
+      for (int kx = 0; kx < 3; ++kx) store(sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
+    }
+  }
+}
+
+template <int S, int NI>
+ACMIX_INLINE void correlate_direct_outputs(const GroupConvolution& c, const DirectPlace& at, int64_t count, const float* grads,
+                                           int64_t rows, const float* from, float* const* sums) {
+  if (count == 4) correlate_direct<S, NI, 4>(c, at, grads, rows, from, sums);
+  else if (count == 3) correlate_direct<S, NI, 3>(c, at, grads, rows, from, sums);
+  else if (count == 2) correlate_direct<S, NI, 2>(c, at, grads, rows, from, sums);
+  else correlate_direct<S, NI, 1>(c, at, grads, rows, from, sums);
+}
+
+// At a stride of two: what NI inputs get in two rows, of which the even ones have one kernel row and the odd ones two, and
+// likewise columns. `weight` of the first input and output; `to` the even row, in which the tile begins.
+template <int NI>
+ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& grads, int64_t tile, int64_t tiles, int64_t y,
+                                const float* weight, float* to) {
+  Vector<float> sums[NI][2][2];
+  ACMIX_UNROLL
+  for (int i = 0; i < NI; ++i) {
+    ACMIX_UNROLL
+    for (int p = 0; p < 4; ++p) sums[i][p / 2][p % 2] = Vector<float>{};
+  }
+  for (int64_t o = 0; o < c.outputs; ++o, weight += c.pieces * 9) {
+    Vector<float> here[2], next[2];  // of rows y and y + 1: a column's own gradient and its right neighbour's
+    ACMIX_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      here[r] = load_once(grads.at(tile, y + r, o));
+      const Vector<float> right = tile + 1 < tiles ? load(grads.at(tile + 1, y + r, o)) : Vector<float>{};
+      next[r] = lanes_from<1>(here[r], right);
+    }
+    ACMIX_UNROLL
+    for (int i = 0; i < NI; ++i) {
+      const float* w = weight + i * 9;
+      sums[i][0][0] += w[4] * here[0];
+      sums[i][0][1] += w[5] * here[0];
+      sums[i][0][1] += w[3] * next[0];
+      sums[i][1][0] += w[7] * here[0];
+      sums[i][1][0] += w[1] * here[1];
+      sums[i][1][1] += w[8] * here[0];
+      sums[i][1][1] += w[6] * next[0];
+      sums[i][1][1] += w[2] * here[1];
+      sums[i][1][1] += w[0] * next[1];
+    }
+  }
+  const int64_t left = c.columns - 2 * tile * kMaskLanes, rows = least(2, c.height - 2 * y);
+  const Mask masks[2] = {lanes_between(0, left), lanes_between(0, left - kMaskLanes)};
+  for (int i = 0; i < NI; ++i) {
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = to + i * c.grad_x.strides[2] + r * c.grad_x.strides[3];
+      for (int half = 0; half < 2; ++half) {
+        const Vector<float> entries = interleaved(sums[i][r][0], sums[i][r][1], half);
+        float* place = row + half * kMaskLanes;
+        store_lanes(masks[half], place, c.adds ? entries + load_lanes(masks[half], place) : entries);
+      }
+    }
+  }
+}
+
+// Of one group: the kernels' gradients and, at a stride of two, the inputs'.
+template <int S>
+class DirectGroupBackward {
+ public:
+  explicit DirectGroupBackward(const GroupConvolution& c)
+      : c_(c), tiles_((c.out_columns + lanes - 1) / lanes), sums_size_(c.pieces * 9 * c.outputs * lanes),
+        scratch_(Memory::size_of(sums_size_) + Memory::size_of(tiles_ * (c.out_height + 1) * c.outputs * lanes)),
+        sums_(scratch_.take(sums_size_)), packed_(scratch_.take(tiles_ * (c.out_height + 1) * c.outputs * lanes)) {}
+
+  void run(int64_t group) {
+    const int64_t size = c_.outputs * c_.pieces * 9;
+    const float* weight = static_cast<const float*>(c_.weight) + group * size;
+    ::memset(static_cast<void*>(sums_), 0, sums_size_ * sizeof(float));
+    for (int64_t batch = 0; batch < c_.batch; ++batch) {
+      const PackedGrads grads = pack(batch, group);
+      correlate(grads, batch, group);
+      if (S == 2) scatter(grads, weight, batch, group);
+    }
+    float* to = static_cast<float*>(c_.grad_weight) + group * size;
+    for (int64_t o = 0; o < c_.outputs; ++o) {
+      for (int64_t i = 0; i < c_.pieces; ++i) {
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          const float* lane = place(i, tap / 3) + (o * 3 + tap % 3) * lanes;
+          float sum = 0;
+          for (int64_t l = 0; l < lanes; ++l) sum += lane[l];
+          to[(o * c_.pieces + i) * 9 + tap] = sum;
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t lanes = kMaskLanes;
+  using Memory = Scratch<float>;
+
+  // Sums of one input and kernel row: [outputs][3][lanes].
+  float* place(int64_t i, int64_t ky) const { return sums_ + (i * 3 + ky) * 3 * c_.outputs * lanes; }
+
+  PackedGrads pack(int64_t batch, int64_t group) {
+    const int64_t* s = c_.grad.strides;
+    const float* const from = static_cast<const float*>(c_.grad.data) + batch * s[0] + group * s[1];
+    const PackedGrads grads{packed_, c_.out_height, c_.outputs};
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      const Mask own = lanes_between(0, c_.out_columns - tile * lanes);
+      for (int64_t y = 0; y < c_.out_height; ++y) {
+        for (int64_t o = 0; o < c_.outputs; ++o) {
+          store(packed_ + (grads.at(tile, y, o) - packed_), load_lanes(own, from + o * s[2] + y * s[3] + tile * lanes));
+        }
+      }
+    }
+    return grads;
+  }
+
+  void correlate(const PackedGrads& grads, int64_t batch, int64_t group) {
+    const int64_t* s = c_.x.strides;
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      const DirectPlace at(c_, tile * lanes);
+      for (int64_t ky = 0; ky < 3; ++ky) {
+        // Output rows whose input row, S y + ky - 1, is in the map.
+        const int64_t first = ky == 0 ? 1 : 0, last = least(c_.out_height, (c_.height - ky + S) / S);
+        if (last <= first) continue;
+        const float* from = static_cast<const float*>(c_.x.data) + batch * s[0] + group * s[1] + (first * S + ky - 1) * s[3] +
+                            tile * lanes * S - 1;
+        for (int64_t o = 0, count; o < c_.outputs; o += count) {
+          count = least(kOutputs, c_.outputs - o);
+          const float* grad = grads.at(tile, first, o);
+          int64_t i = 0;
+          for (; i + 2 <= c_.pieces; i += 2) {
+            float* const sums[2] = {place(i, ky) + o * 3 * lanes, place(i + 1, ky) + o * 3 * lanes};
+            correlate_direct_outputs<S, 2>(c_, at, count, grad, last - first, from + i * s[2], sums);
+          }
+          for (; i < c_.pieces; ++i) {
+            float* const sums[1] = {place(i, ky) + o * 3 * lanes};
+            correlate_direct_outputs<S, 1>(c_, at, count, grad, last - first, from + i * s[2], sums);
+          }
+        }
+      }
+    }
+  }
+
+  void scatter(const PackedGrads& grads, const float* weight, int64_t batch, int64_t group) {
+    const int64_t* s = c_.grad_x.strides;
+    float* const to = static_cast<float*>(c_.grad_x.data) + batch * s[0] + group * s[1];
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      for (int64_t y = 0; y < c_.out_height; ++y) {
+        float* const row = to + 2 * y * s[3] + 2 * tile * lanes;
+        int64_t i = 0;
+        for (; i + 4 <= c_.pieces; i += 4) scatter_direct<4>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
+        for (; i < c_.pieces; ++i) scatter_direct<1>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
+      }
+    }
+  }
+
+  const GroupConvolution& c_;
+  int64_t tiles_, sums_size_;
+  Memory scratch_;
+  float *sums_, *packed_;
+};
+
+template <int S>
+void convolution_backward_direct(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
+  if (S == 1) turned_convolution<float>(c, first_unit, last_unit);
+  DirectGroupBackward<S> backward(c);
+  for (int64_t group = first_unit; group < last_unit; ++group) backward.run(group);
+}
+
+}  // namespace acmix::ACMIX_ISA
+#endif
