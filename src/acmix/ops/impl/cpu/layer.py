@@ -17,7 +17,7 @@ _FORWARD_BYTES = 3 * 2**20
 # The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
-_BACKWARD_BYTES = 10 * 2**20
+_BACKWARD_BYTES = 5 * 2**20
 
 
 def _dense(inputs: LayerInputs) -> LayerInputs:
