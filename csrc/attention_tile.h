@@ -6,11 +6,6 @@
 namespace acmix::ACMIX_ISA {
 
 constexpr int64_t kGroup = 3;  // query rows that share key rows, at most
-#if defined(__aarch64__)
-constexpr int kRegisters = 32;
-#else
-constexpr int kRegisters = ACMIX_VECTOR_BYTES == 64 ? 32 : 16;
-#endif
 
 // K at compile time for the usual windows: positive without stride and dilation, where the keys of neighbouring offsets
 // are neighbours themselves, negative elsewhere; 0 for all other windows, which are known at run time.

@@ -5,9 +5,10 @@
 
 namespace acmix::ACMIX_ISA {
 
-constexpr int64_t kTileRows = 6, kTileVectors = 2;  // a register tile of the product
-constexpr int64_t kDepth = 256;                     // of a tile: its two operands stay in the first cache
-constexpr int64_t kBlockColumns = 224;              // at most; with kDepth rows they stay in the second cache
+// A register tile of the product.
+constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegisters == 32 ? 3 : 2;
+constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: its two operands stay in the first cache
+constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; with kDepth rows they stay in the second cache
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
 
@@ -205,8 +206,12 @@ ACMIX_INLINE void multiply_rows(const Product& p, const float* const* rows, int6
 template <bool PANEL>
 ACMIX_APART void multiply_columns(const Product& p, const float* const* rows, int64_t top, int64_t bottom, const TileColumns& at,
                                   const float* packed, int64_t start, int64_t depth) {
-  if (at.count <= Lanes<float>::count) multiply_rows<PANEL, 1>(p, rows, top, bottom, at, packed, start, depth);
-  else multiply_rows<PANEL, kTileVectors>(p, rows, top, bottom, at, packed, start, depth);
+  constexpr int64_t lanes = Lanes<float>::count;
+  if (at.count <= lanes) return multiply_rows<PANEL, 1>(p, rows, top, bottom, at, packed, start, depth);
+  if constexpr (kTileVectors > 2) {
+    if (at.count <= 2 * lanes) return multiply_rows<PANEL, 2>(p, rows, top, bottom, at, packed, start, depth);
+  }
+  multiply_rows<PANEL, kTileVectors>(p, rows, top, bottom, at, packed, start, depth);
 }
 
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {

@@ -25,6 +25,13 @@
 
 namespace acmix::ACMIX_ISA {
 
+// Vectors that the processor holds at a time.
+#if defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = ACMIX_VECTOR_BYTES == 64 ? 32 : 16;
+#endif
+
 template <class T>
 struct Lanes;
 
