@@ -114,9 +114,15 @@ ACMIX_INLINE void unpack_row(const float* packed, int64_t columns, int64_t phase
       store_lanes(own, to + x, load_lanes(own, to + x) + load_lanes(own, packed + Column::before(0) + x));
     }
   } else {
-    for (int64_t x = 0; x < columns; ++x) {
-      const int64_t odd = x & 1;
-      to[x] += packed[odd * phase + (odd ? Column::before(1) : Column::before(0)) + x / 2];
+    const float *even = packed + Column::before(0), *odd = packed + phase + Column::before(1);
+    for (int64_t x = 0; x < columns; x += 2 * kMaskLanes, even += kMaskLanes, odd += kMaskLanes) {
+      const int64_t left = columns - x;
+      const Vector<float> evens = load_lanes(lanes_between(0, (left + 1) / 2), even), odds = load_lanes(lanes_between(0, left / 2), odd);
+      for (int half = 0; half < 2; ++half) {
+        const Mask own = lanes_between(0, left - half * kMaskLanes);
+        float* place = to + x + half * kMaskLanes;
+        store_lanes(own, place, load_lanes(own, place) + interleaved(evens, odds, half));
+      }
     }
   }
 }
