@@ -4,11 +4,11 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
+from acmix.nn.pointwise import pointwise, position_code
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
@@ -17,15 +17,11 @@ from acmix.ops.checks import check_positive, check_tensors, check_window
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.layer import layer, runs_at_once
 from acmix.ops.problem import OpName
-from acmix.ops.tracing import is_tracing
 
 __all__ = ["ACmix"]
 
 # Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
 _WIDEST_USUAL_WINDOW = 31
-
-# Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_projections.py).
-_LARGE_MAP = 1024
 
 
 class _Projected(NamedTuple):
@@ -234,9 +230,10 @@ class ACmix(TwoPaths):
         return runs_at_once(x, self.query.weight, kernel, self._layer_window(), self.impl)
 
     def _is_of(self, dtype: torch.dtype) -> bool:
-        """Whether all parameters have that dtype. `self.parameters()`, which compilers follow, takes 40 microseconds."""
+        """Whether all parameters have that dtype."""
         if torch.compiler.is_compiling():
             return all(parameter.dtype == dtype for parameter in self.parameters())
+        # Walking through `self.parameters()` would take as long as the attention of a small map.
         owners = (self, *self._modules.values())
         parameters = (parameter for owner in owners if owner is not None for parameter in owner._parameters.values())
         return all(parameter is None or parameter.dtype == dtype for parameter in parameters)
@@ -245,7 +242,7 @@ class ACmix(TwoPaths):
         children = (self.query, self.key, self.value)
         bias = None if self.query.bias is None else torch.cat([present(child.bias) for child in children])
         query, key, value = (child.weight for child in children)
-        code = self._position_code(x.shape[2:], x.dtype)
+        code = None if self.position is None else position_code(self.position, x.shape[2:], self.position_step)
         if self.paths == "attention":
             return layer(LayerInputs(x, query, key, value, bias, code, None, None, self.alpha), self._layer_window())
         kernels = self.fc_weight(x.dtype), self.shift.weight
@@ -268,23 +265,6 @@ class ACmix(TwoPaths):
         if self.position_step is not None:
             text += f", position_step={self.position_step}"
         return f"{text}, {self.path_repr()}"
-
-
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1 convolution: [B, C_in, H, W] and [C, C_in, 1, 1] -> [B, C, H, W]."""
-    if _as_product(x, bias):
-        images = x.flatten(2)
-        weights = weight.flatten(1).expand(len(x), -1, -1)
-        product: Tensor = torch.baddbmm(present(bias).unsqueeze(1), weights, images).unflatten(2, x.shape[2:])
-        return product
-    return F.conv2d(x, weight, bias)
-
-
-def _as_product(x: Tensor, bias: Tensor | None) -> bool:
-    """Whether a matrix product is the faster 1x1 convolution; torch's own takes six times as long on large maps."""
-    if bias is None or x.device.type != "cpu" or x.dtype != torch.float32 or is_tracing():
-        return False
-    return x.is_contiguous() and x.shape[2] * x.shape[3] >= _LARGE_MAP and len(x) > 0
 
 
 def _translate(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

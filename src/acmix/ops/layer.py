@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 from acmix.ops.convolution import cheaper_form
 from acmix.ops.dispatch import load_backend
+from acmix.ops.impl import cpu
 from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.library_layer import layer_op
@@ -55,8 +56,17 @@ def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
         inputs: the layer's tensors, for which `runs_at_once` holds.
         window: heads, window, stride and dilation.
     """
-    out: Tensor = layer_op(*inputs, *window, _keeps(inputs))[0]
+    differentiates = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    if not differentiates and not _is_watched(inputs.x):
+        # Nobody is to see the op: its way through torch's registry takes as long as a tenth of a small map.
+        return cpu.layer(inputs, window, False)[0]
+    out: Tensor = layer_op(*inputs, *window, differentiates and _keeps(inputs))[0]
     return out
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether a tracer, a mode such as the FLOP counter or a subclass of Tensor is to see which op runs."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or type(x) is not Tensor
 
 
 def _keeps(inputs: LayerInputs) -> bool:
@@ -64,8 +74,6 @@ def _keeps(inputs: LayerInputs) -> bool:
 
     What does not stay in the cache until then takes as long to write and read as to compute.
     """
-    if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in inputs):
-        return False
     # One graph for all sizes where the layer is compiled.
     size = 3 * inputs.query.shape[0] * inputs.x.element_size() * inputs.x.shape[2] * inputs.x.shape[3]
     return torch.compiler.is_compiling() or bool(inputs.x.shape[0] * size <= _KEPT_BYTES)
