@@ -1,0 +1,163 @@
+"""Window attention on Triton's kernels: shapes, strides and launches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from acmix.ops.geometry import output_size
+from acmix.ops.impl.cpu.limits import bounded_stride
+from acmix.ops.impl.torch.tiles import Window
+from acmix.ops.impl.triton.attention_configs import Cut, plan_cut
+from acmix.ops.impl.triton.availability import INTERPRETED
+from acmix.ops.layout import empty_attention_output, is_channels_last
+
+__all__ = ["Launch", "local_attention", "local_attention_backward", "on_device_of", "plan_launch"]
+
+# Offsets within an image's head from which on 32 bits do not count them.
+_WIDE = 2**31
+
+
+class Launch(NamedTuple):
+    """What all launches of one call have in common.
+
+    Attributes:
+        window: its options, the stride bounded by the map's size.
+        cut: a program's share.
+        sizes: heads, height and width of the map, height and width of the output.
+        wide: whether offsets take 64 bits.
+    """
+
+    window: Window
+    cut: Cut
+    sizes: tuple[int, int, int, int, int]
+    wide: bool
+
+    def constants(self, head_width: int, has_position: bool) -> dict[str, Any]:
+        """The kernels' compile-time arguments."""
+        _, height, width, _, _ = self.sizes
+        window, cut = self.window, self.cut
+        return {
+            "HEAD": head_width,
+            "RADIUS": (window.kernel_size - 1) // 2,
+            "STRIDE": window.stride,
+            "DILATION": window.dilation,
+            "REPEATED": window.reach >= min(height, width) and window.reach > 0,
+            "WIDE": self.wide,
+            "HAS_POSITION": has_position,
+            "D": cut.width,
+            "PLACES": cut.places,
+            "ROWS": cut.rows,
+            "D_AXIS": cut.axis,
+            "num_warps": cut.warps,
+            # Nothing goes through shared memory, so there is nothing to load ahead.
+            "num_stages": 1,
+        }
+
+    def query_programs(self, images: int) -> int:
+        """Programs of the kernels that own queries, for so many images times heads."""
+        return images * self._tiles(self.sizes[3], self.sizes[4])
+
+    def key_programs(self, images: int) -> int:
+        """Programs of the kernel that owns keys, for so many images times heads."""
+        stride = self.window.stride
+        height, width = (output_size(size, stride) for size in self.sizes[1:3])
+        return images * stride**2 * self._tiles(height, width)
+
+    def _tiles(self, height: int, width: int) -> int:
+        return -(-(-(-height // self.cut.rows) * width) // self.cut.places)
+
+
+def plan_launch(q: Tensor, window: Window, *others: Tensor) -> Launch:
+    """For queries [B, N, D, H, W]; the others are read or written with offsets of the same size."""
+    _, heads, head_width, height, width = q.shape
+    window = window._replace(stride=bounded_stride(q, window.stride))
+    spread = window.stride > 1 or window.dilation > 1
+    cut = plan_cut(head_width, channels_last=is_channels_last(q), spread=spread, interpreted=INTERPRETED)
+    sizes = heads, height, width, output_size(height, window.stride), output_size(width, window.stride)
+    return Launch(window, cut, sizes, any(_extent(x) >= _WIDE for x in (q, *others)))
+
+
+def _extent(x: Tensor) -> int:
+    """Largest offset within an image's head."""
+    return sum((size - 1) * stride for size, stride in zip(x.shape[-3:], x.stride()[-3:], strict=True))
+
+
+@contextmanager
+def on_device_of(x: Tensor) -> Iterator[None]:
+    """Triton launches on the current device."""
+    if x.device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(x.device):
+        yield
+
+
+def _at_stride(x: Tensor, window: Window) -> Tensor:
+    return x[..., :: window.stride, :: window.stride]
+
+
+def _code(position: Tensor | None, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The position, or a stand-in that is not read, and its strides."""
+    return (q, (0, 0, 0)) if position is None else (position, position.stride())
+
+
+def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, Tensor]:
+    """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W], and its log-sum-exp [B, N, H', W'], natural."""
+    from acmix.ops.impl.triton.attention_kernels import attention_forward
+
+    launch = plan_launch(q, window, k, v)
+    out = empty_attention_output(q, launch.window.stride)
+    lse = q.new_empty((*q.shape[:2], *out.shape[3:]), dtype=torch.float32)
+    if not out.numel():
+        return out, lse
+    queries, (code, code_strides) = _at_stride(q, launch.window), _code(position, q)
+    strides = queries.stride(), k.stride(), v.stride(), code_strides, out.stride()
+    grid = (launch.query_programs(q.shape[0] * q.shape[1]),)
+    with on_device_of(q):
+        attention_forward[grid](
+            queries, k, v, code, out, lse, *strides, *launch.sizes, window.scale,
+            **launch.constants(q.shape[2], position is not None),
+        )  # fmt: skip
+    return out, lse
+
+
+def local_attention_backward(
+    grad: Tensor,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    position: Tensor | None,
+    window: Window,
+    kept: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W]; `kept` are the output and its log-sum-exp."""
+    from acmix.ops.impl.triton.attention_kernels import attention_backward_queries
+    from acmix.ops.impl.triton.attention_keys_kernel import attention_backward_keys
+
+    q, k, v = tensors
+    out, lse = kept
+    launch = plan_launch(q, window, k, v, grad, out)
+    lse = lse.contiguous()
+    grad_q = (q.new_empty if launch.window.stride == 1 else q.new_zeros)(q.shape)
+    grad_k, grad_v = k.new_empty(k.shape), v.new_empty(v.shape)
+    if q.numel():
+        queries, of_queries = _at_stride(q, launch.window), _at_stride(grad_q, launch.window)
+        code, code_strides = _code(position, q)
+        delta = torch.empty_like(lse)
+        images, constants = q.shape[0] * q.shape[1], launch.constants(q.shape[2], position is not None)
+        inputs = grad.stride(), queries.stride(), k.stride(), v.stride(), code_strides
+        with on_device_of(q):
+            attention_backward_queries[(launch.query_programs(images),)](
+                grad, queries, k, v, code, out, lse, of_queries, delta, *inputs, out.stride(), of_queries.stride(),
+                *launch.sizes, window.scale, **constants,
+            )  # fmt: skip
+            attention_backward_keys[(launch.key_programs(images),)](
+                grad, queries, k, v, code, lse, delta, grad_k, grad_v, *inputs, grad_k.stride(), grad_v.stride(),
+                *launch.sizes, window.scale, **constants,
+            )  # fmt: skip
+    # Summed in float32, in an order that does not change.
+    grad_position = None
+    if position is not None:
+        grad_position = grad_k.sum((0, 1), dtype=torch.float32).neg_().to(position.dtype)
+    return grad_q, grad_k, grad_v, grad_position

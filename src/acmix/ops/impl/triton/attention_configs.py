@@ -1,0 +1,62 @@
+"""How the kernels of window attention are cut into programs, for every head width.
+
+The table is made from arithmetic and from what the compiler says of registers (`tests/ops/test_triton_compiled.py`
+holds both), not from measurements: no card has run it yet. A thread holds a place's R pixels with all their channels
+where these lie in planes, so that sums over channels stay within it; wide heads go to more threads of one warp.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["WIDEST_HEAD", "Cut", "padded_width", "plan_cut"]
+
+WIDEST_HEAD = 512
+"""Head width from which on a program would hold a single pixel."""
+
+_LANES = 32
+
+# Numbers of one tensor that a thread holds; the kernels have two to six of that size at once.
+_HELD = 32
+
+
+class Cut(NamedTuple):
+    """A program's share.
+
+    Attributes:
+        width: channels, padded to a power of two.
+        places: places side by side, a power of two.
+        rows: pixels below each other at each place, which share the rows of keys that they load.
+        axis: axis of the channels in a tile, 1 where pixels lie closer together in memory, else 2.
+        warps: warps of 32 threads.
+    """
+
+    width: int
+    places: int
+    rows: int
+    axis: int
+    warps: int
+
+
+def padded_width(head_width: int) -> int:
+    """The next power of two."""
+    return 1 << (head_width - 1).bit_length()
+
+
+def plan_cut(head_width: int, *, channels_last: bool, spread: bool, interpreted: bool = False) -> Cut:
+    """The share of a program.
+
+    Args:
+        head_width: channels D of a head.
+        channels_last: whether the channels of a pixel lie closer together than its neighbours.
+        spread: whether stride or dilation is more than 1: pixels below each other then share no rows.
+        interpreted: whether the interpreter runs it, whose time goes by programs: fewer and larger ones.
+    """
+    width = padded_width(head_width)
+    rows = 1 if spread else max(1, min(4, _HELD // width))
+    if channels_last:
+        warps = 4
+        places = max(1, _LANES * warps * _HELD // (width * rows))
+    else:
+        # From 64 channels on a few lanes of one warp share a place: shuffles, no barrier between warps.
+        warps = 4 if width <= _HELD else 1
+        places = max(1, min(_LANES * warps, _LANES * _HELD * warps // width))
+    return Cut(width, 64 if interpreted else places, rows, 2 if channels_last else 1, warps)
