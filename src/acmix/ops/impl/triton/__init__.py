@@ -5,12 +5,15 @@ import torch
 from acmix.ops.impl.triton.attention import local_attention, local_attention_backward
 from acmix.ops.impl.triton.attention_configs import WIDEST_HEAD
 from acmix.ops.impl.triton.availability import INTERPRETED, MISSING, device_reasons
+from acmix.ops.impl.triton.convolution import convolution_path, convolution_path_backward
 from acmix.ops.problem import Problem
 
 __all__ = [
     "BACKWARD_READS_OUTPUT",
     "INTERPRETED",
     "MISSING",
+    "convolution_path",
+    "convolution_path_backward",
     "local_attention",
     "local_attention_backward",
     "why_not",
@@ -19,7 +22,7 @@ __all__ = [
 # The backward pass reads the weights off the log-sum-exp.
 BACKWARD_READS_OUTPUT = True
 
-_OPS = ("local_attention",)
+_OPS = ("local_attention", "convolution_path")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

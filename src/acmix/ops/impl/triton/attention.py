@@ -1,7 +1,5 @@
 """Window attention on Triton's kernels: shapes, strides and launches."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +10,10 @@ from acmix.ops.impl.cpu.limits import bounded_stride
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.impl.triton.attention_configs import Cut, plan_cut
 from acmix.ops.impl.triton.availability import INTERPRETED
+from acmix.ops.impl.triton.launching import extent_is_wide, on_device_of
 from acmix.ops.layout import empty_attention_output, is_channels_last
 
-__all__ = ["Launch", "local_attention", "local_attention_backward", "on_device_of", "plan_launch"]
-
-# Offsets within an image's head from which on 32 bits do not count them.
-_WIDE = 2**31
-
+__all__ = ["Launch", "local_attention", "local_attention_backward", "plan_launch"]
 
 class Launch(NamedTuple):
     """What all launches of one call have in common.
@@ -35,18 +30,23 @@ class Launch(NamedTuple):
     sizes: tuple[int, int, int, int, int]
     wide: bool
 
-    def constants(self, head_width: int, has_position: bool) -> dict[str, Any]:
-        """The kernels' compile-time arguments."""
+    @property
+    def numbers(self) -> tuple[int | float, ...]:
+        """The kernels' numbers: sizes, radius of the window, scale."""
+        return *self.sizes, (self.window.kernel_size - 1) // 2, self.window.scale
+
+    def constants(self, head_width: int, *, has_position: bool, alike: bool) -> dict[str, Any]:
+        """The kernels' compile-time arguments; `alike`: keys and values have the same strides."""
         _, height, width, _, _ = self.sizes
         window, cut = self.window, self.cut
         return {
             "HEAD": head_width,
-            "RADIUS": (window.kernel_size - 1) // 2,
             "STRIDE": window.stride,
             "DILATION": window.dilation,
             "REPEATED": window.reach >= min(height, width) and window.reach > 0,
             "WIDE": self.wide,
             "HAS_POSITION": has_position,
+            "ALIKE": alike,
             "D": cut.width,
             "PLACES": cut.places,
             "ROWS": cut.rows,
@@ -54,6 +54,7 @@ class Launch(NamedTuple):
             "num_warps": cut.warps,
             # Nothing goes through shared memory, so there is nothing to load ahead.
             "num_stages": 1,
+            "enable_fp_fusion": True,
         }
 
     def query_programs(self, images: int) -> int:
@@ -77,22 +78,7 @@ def plan_launch(q: Tensor, window: Window, *others: Tensor) -> Launch:
     spread = window.stride > 1 or window.dilation > 1
     cut = plan_cut(head_width, channels_last=is_channels_last(q), spread=spread, interpreted=INTERPRETED)
     sizes = heads, height, width, output_size(height, window.stride), output_size(width, window.stride)
-    return Launch(window, cut, sizes, any(_extent(x) >= _WIDE for x in (q, *others)))
-
-
-def _extent(x: Tensor) -> int:
-    """Largest offset within an image's head."""
-    return sum((size - 1) * stride for size, stride in zip(x.shape[-3:], x.stride()[-3:], strict=True))
-
-
-@contextmanager
-def on_device_of(x: Tensor) -> Iterator[None]:
-    """Triton launches on the current device."""
-    if x.device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(x.device):
-        yield
+    return Launch(window, cut, sizes, extent_is_wide(q, *others))
 
 
 def _at_stride(x: Tensor, window: Window) -> Tensor:
@@ -101,7 +87,7 @@ def _at_stride(x: Tensor, window: Window) -> Tensor:
 
 def _code(position: Tensor | None, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """The position, or a stand-in that is not read, and its strides."""
-    return (q, (0, 0, 0)) if position is None else (position, position.stride())
+    return (q, (0,) * 5) if position is None else (position, (0, 0, *position.stride()))
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, Tensor]:
@@ -118,8 +104,8 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     grid = (launch.query_programs(q.shape[0] * q.shape[1]),)
     with on_device_of(q):
         attention_forward[grid](
-            queries, k, v, code, out, lse, *strides, *launch.sizes, window.scale,
-            **launch.constants(q.shape[2], position is not None),
+            queries, k, v, code, out, lse, *strides, *launch.numbers,
+            **launch.constants(q.shape[2], has_position=position is not None, alike=k.stride() == v.stride()),
         )  # fmt: skip
     return out, lse
 
@@ -145,16 +131,17 @@ def local_attention_backward(
         queries, of_queries = _at_stride(q, launch.window), _at_stride(grad_q, launch.window)
         code, code_strides = _code(position, q)
         delta = torch.empty_like(lse)
-        images, constants = q.shape[0] * q.shape[1], launch.constants(q.shape[2], position is not None)
+        images, alike = q.shape[0] * q.shape[1], k.stride() == v.stride()
+        constants = launch.constants(q.shape[2], has_position=position is not None, alike=alike)
         inputs = grad.stride(), queries.stride(), k.stride(), v.stride(), code_strides
         with on_device_of(q):
             attention_backward_queries[(launch.query_programs(images),)](
                 grad, queries, k, v, code, out, lse, of_queries, delta, *inputs, out.stride(), of_queries.stride(),
-                *launch.sizes, window.scale, **constants,
+                *launch.numbers, **constants,
             )  # fmt: skip
             attention_backward_keys[(launch.key_programs(images),)](
                 grad, queries, k, v, code, lse, delta, grad_k, grad_v, *inputs, grad_k.stride(), grad_v.stride(),
-                *launch.sizes, window.scale, **constants,
+                *launch.numbers, **constants,
             )  # fmt: skip
     # Summed in float32, in an order that does not change.
     grad_position = None

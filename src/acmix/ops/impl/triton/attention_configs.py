@@ -7,7 +7,9 @@ where these lie in planes, so that sums over channels stay within it; wide heads
 
 from typing import NamedTuple
 
-__all__ = ["WIDEST_HEAD", "Cut", "padded_width", "plan_cut"]
+from acmix.ops.impl.triton.launching import next_power
+
+__all__ = ["WIDEST_HEAD", "Cut", "plan_cut"]
 
 WIDEST_HEAD = 512
 """Head width from which on a program would hold a single pixel."""
@@ -36,11 +38,6 @@ class Cut(NamedTuple):
     warps: int
 
 
-def padded_width(head_width: int) -> int:
-    """The next power of two."""
-    return 1 << (head_width - 1).bit_length()
-
-
 def plan_cut(head_width: int, *, channels_last: bool, spread: bool, interpreted: bool = False) -> Cut:
     """The share of a program.
 
@@ -50,7 +47,7 @@ def plan_cut(head_width: int, *, channels_last: bool, spread: bool, interpreted:
         spread: whether stride or dilation is more than 1: pixels below each other then share no rows.
         interpreted: whether the interpreter runs it, whose time goes by programs: fewer and larger ones.
     """
-    width = padded_width(head_width)
+    width = next_power(head_width)
     rows = 1 if spread else max(1, min(4, _HELD // width))
     if channels_last:
         warps = 4

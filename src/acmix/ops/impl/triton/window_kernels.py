@@ -24,6 +24,18 @@ def along_places(x, D_AXIS: tl.constexpr):
 
 
 @triton.jit
+def image_of(pointer, strides, batch, head):
+    """Where one head of one image begins."""
+    return pointer + (batch * strides[0] + head * strides[1])
+
+
+@triton.jit
+def pixels(pointer, strides, channels, y, x):
+    """Where channels of pixels lie; the place first: it is one address a thread, which its channels share."""
+    return pointer + (y * strides[3] + x * strides[4]) + channels * strides[2]
+
+
+@triton.jit
 def load(pointer, inside, MASKED: tl.constexpr):
     """In float32; zeros in channels that are there to fill up a power of two alone."""
     if MASKED:
@@ -55,9 +67,9 @@ def reflect(index, size, REPEATED: tl.constexpr):
 
 
 @triton.jit
-def in_window(distance, REACH: tl.constexpr, DILATION: tl.constexpr):
+def in_window(distance, reach, DILATION: tl.constexpr):
     """1 where a window's key lies at this distance from its centre, else 0."""
-    near = tl.abs(distance) <= REACH
+    near = tl.abs(distance) <= reach
     if DILATION > 1:
         near = near & (distance % DILATION == 0)
     return near.to(tl.int32)
@@ -65,18 +77,18 @@ def in_window(distance, REACH: tl.constexpr, DILATION: tl.constexpr):
 
 @triton.jit
 def multiplicity(
-    query, key, size, RADIUS: tl.constexpr, DILATION: tl.constexpr, REPEATED: tl.constexpr
+    query, key, size, radius, DILATION: tl.constexpr, REPEATED: tl.constexpr
 ):
     """How often a key stands in a query's reflected window, along one axis; 0 for a query outside of the map."""
     if REPEATED:
         count = (query + key) * 0
-        for step in range(2 * RADIUS + 1):
-            count += (reflect(query + (step - RADIUS) * DILATION, size, REPEATED) == key).to(tl.int32)
+        for step in range(2 * radius + 1):
+            count += (reflect(query + (step - radius) * DILATION, size, REPEATED) == key).to(tl.int32)
     else:
         # The key itself, its image above the first row, its image below the last one; both borders have no image.
         last = size - 1
-        count = in_window(query - key, RADIUS * DILATION, DILATION)
-        above = in_window(query + key, RADIUS * DILATION, DILATION)
-        below = in_window(2 * last - query - key, RADIUS * DILATION, DILATION)
+        count = in_window(query - key, radius * DILATION, DILATION)
+        above = in_window(query + key, radius * DILATION, DILATION)
+        below = in_window(2 * last - query - key, radius * DILATION, DILATION)
         count += tl.where(key > 0, above, 0) + tl.where(key < last, below, 0)
     return tl.where((query >= 0) & (query < size), count, 0)
