@@ -6,10 +6,12 @@ from acmix.ops.impl.triton.attention import local_attention, local_attention_bac
 from acmix.ops.impl.triton.attention_configs import WIDEST_HEAD
 from acmix.ops.impl.triton.availability import INTERPRETED, MISSING, device_reasons
 from acmix.ops.impl.triton.convolution import convolution_path, convolution_path_backward
+from acmix.ops.impl.triton.convolution_forms import FORMS
 from acmix.ops.problem import Problem
 
 __all__ = [
     "BACKWARD_READS_OUTPUT",
+    "FORMS",
     "INTERPRETED",
     "MISSING",
     "convolution_path",

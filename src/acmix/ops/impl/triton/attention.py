@@ -15,6 +15,7 @@ from acmix.ops.layout import empty_attention_output, is_channels_last
 
 __all__ = ["Launch", "local_attention", "local_attention_backward", "plan_launch"]
 
+
 class Launch(NamedTuple):
     """What all launches of one call have in common.
 
@@ -91,8 +92,8 @@ def _code(position: Tensor | None, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, Tensor]:
-    """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W], and its log-sum-exp [B, N, H', W'], natural."""
-    from acmix.ops.impl.triton.attention_kernels import attention_forward
+    """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W], and its log-sum-exp [B, N, H', W']."""
+    from acmix.ops.impl.triton.kernels.attention import attention_forward
 
     launch = plan_launch(q, window, k, v)
     out = empty_attention_output(q, launch.window.stride)
@@ -118,8 +119,8 @@ def local_attention_backward(
     kept: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W]; `kept` are the output and its log-sum-exp."""
-    from acmix.ops.impl.triton.attention_kernels import attention_backward_queries
-    from acmix.ops.impl.triton.attention_keys_kernel import attention_backward_keys
+    from acmix.ops.impl.triton.kernels.attention import attention_backward_queries
+    from acmix.ops.impl.triton.kernels.attention_keys import attention_backward_keys
 
     q, k, v = tensors
     out, lse = kept

@@ -16,8 +16,8 @@ WIDEST_HEAD = 512
 
 _LANES = 32
 
-# Numbers of one tensor that a thread holds; the kernels have two to six of that size at once.
-_HELD = 32
+# Numbers of one tensor that a thread holds; the forward pass has four of that size at once, the backward pass six.
+_HELD, _HELD_BACKWARD = 32, 16
 
 
 class Cut(NamedTuple):

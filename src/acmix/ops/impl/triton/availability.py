@@ -29,7 +29,7 @@ def device_reasons(device: str) -> list[str]:
     return [] if reason is None else [reason]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[misc]  # torch does not type it
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch does not type it
 def _card_reason() -> str | None:
     if torch.version.hip is not None:
         return "its kernels were made for NVIDIA's cards, and torch is built for ROCm"

@@ -1,9 +1,8 @@
-"""The convolution path on CUDA: the composed group convolution on Triton's kernels or cuDNN's, or two steps on cuDNN."""
+"""The convolution path on CUDA: composed, on Triton's kernels or on cuDNN's, or in two steps on cuDNN's."""
 
 import torch
 from torch import Tensor
 
-from acmix.ops.geometry import output_size
 from acmix.ops.impl import torch as portable
 from acmix.ops.impl.cpu.convolution import pull_back_composed
 from acmix.ops.impl.cpu.limits import bounded_stride
@@ -39,12 +38,13 @@ def _form(pieces: Tensor, shift_weight: Tensor, stride: int, form: str) -> str:
 def _compose(fc_weight: Tensor, shift_weight: Tensor) -> Tensor:
     """[k * k, P] and [C, k * k, k, k] -> [C, P, k, k], in float32: products of weights are not rounded on the way."""
     taps: Tensor = torch.matmul(fc_weight.float().mT, shift_weight.float().flatten(2))
-    return taps.unflatten(2, shift_weight.shape[2:])
+    composed: Tensor = taps.unflatten(2, shift_weight.shape[2:])
+    return composed
 
 
 def _mix(x: Tensor, out: Tensor, weights: Tensor, stride: int, dilation: int, *, transposed: bool) -> None:
     """Fill out [B, G, O, ...] from x [B, G, I, ...] and weights [G, O, I, k, k]."""
-    from acmix.ops.impl.triton.convolution_kernels import shift_and_mix
+    from acmix.ops.impl.triton.kernels.convolution import shift_and_mix
 
     groups, outputs, inputs, kernel, _ = weights.shape
     padded = next_power(outputs)
@@ -79,7 +79,7 @@ def composed_pieces_gradient(grad: Tensor, pieces: Tensor, weights: Tensor, stri
 
 def composed_weight_gradient(grad: Tensor, pieces: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
     """The gradient of `composed_forward`'s weights, float32 [G, O, P, k, k]."""
-    from acmix.ops.impl.triton.convolution_kernels import weight_sums
+    from acmix.ops.impl.triton.kernels.convolution import weight_sums
 
     batch, groups, count = pieces.shape[:3]
     outputs = grad.shape[2]

@@ -1,4 +1,4 @@
-"""The gradients of window attention's keys and values: every program owns keys and walks over the queries that see them.
+"""The gradients of window attention's keys and values: programs own keys and walk over the queries that see them.
 
 So nothing is scattered, no two programs write to one place, and two runs agree to the bit. With reflected borders a
 query sees a key up to several times; all that do lie within the window's reach of it, and `multiplicity` counts.
@@ -7,8 +7,8 @@ query sees a key up to several times; all that do lie within the window's reach 
 import triton
 import triton.language as tl
 
-from acmix.ops.impl.triton.attention_kernels import LOG2_E, key_and_value, places_of, rows_below
-from acmix.ops.impl.triton.window_kernels import (
+from acmix.ops.impl.triton.kernels.attention import LOG2_E, key_and_value, places_of, rows_below
+from acmix.ops.impl.triton.kernels.window import (
     along_places,
     channels_of,
     image_of,

@@ -76,9 +76,7 @@ def in_window(distance, reach, DILATION: tl.constexpr):
 
 
 @triton.jit
-def multiplicity(
-    query, key, size, radius, DILATION: tl.constexpr, REPEATED: tl.constexpr
-):
+def multiplicity(query, key, size, radius, DILATION: tl.constexpr, REPEATED: tl.constexpr):
     """How often a key stands in a query's reflected window, along one axis; 0 for a query outside of the map."""
     if REPEATED:
         count = (query + key) * 0

@@ -58,7 +58,7 @@ def shift_and_mix(
         inside = inside_y & inside_x
         place = x + (y * x_strides[3] + z * x_strides[4])
         of_tap = weights + tap * (INPUTS * O)
-        for piece in range(INPUTS):
+        for _ in range(INPUTS):
             values = tl.load(place, mask=inside, other=0.0).to(tl.float32)
             mixed += tl.expand_dims(tl.load(of_tap), 1) * tl.expand_dims(values, 0)
             place += x_strides[2]

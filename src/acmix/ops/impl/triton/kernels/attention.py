@@ -7,7 +7,7 @@ float32. Nothing is masked but what is stored: places past the end repeat the la
 import triton
 import triton.language as tl
 
-from acmix.ops.impl.triton.window_kernels import along_places, channels_of, image_of, load, pixels, reflect
+from acmix.ops.impl.triton.kernels.window import along_places, channels_of, image_of, load, pixels, reflect
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)

@@ -1,0 +1,279 @@
+"""Triton's kernels under its interpreter; `test_triton_kernels.py` runs this file where TRITON_INTERPRET is set."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from acmix import ACmix
+from acmix.functional import convolution_path, local_attention
+from acmix.ops.impl import triton
+from acmix.ops.impl.triton import attention
+
+assert triton.INTERPRETED, "set TRITON_INTERPRET=1 before Triton is imported"
+
+OPS = torch.ops.acmix
+
+# [B, N, D, H, W], K, stride, dilation, layout. Maps of one pixel, smaller than the window, smaller than the stride.
+ATTENTION = {
+    "K1": ((2, 1, 3, 3, 2), 1, 1, 1, "contiguous"),
+    "K3-two-heads": ((1, 2, 3, 5, 4), 3, 1, 1, "contiguous"),
+    "K5-sliced": ((1, 1, 5, 6, 9), 5, 1, 1, "sliced"),
+    "K7": ((1, 1, 16, 9, 7), 7, 1, 1, "contiguous"),
+    "K3-channels-last": ((1, 2, 16, 5, 4), 3, 1, 1, "channels_last"),
+    "K3-expanded": ((2, 1, 3, 4, 4), 3, 1, 1, "expanded"),
+    "one-pixel": ((2, 1, 5, 1, 1), 3, 1, 1, "contiguous"),
+    "one-row-of-few": ((1, 1, 3, 1, 4), 3, 1, 1, "contiguous"),
+    "smaller-than-the-window": ((1, 1, 5, 3, 2), 5, 1, 1, "contiguous"),
+    "stride-2": ((1, 1, 3, 5, 6), 3, 2, 1, "contiguous"),
+    "stride-2-channels-last": ((1, 1, 5, 4, 5), 3, 2, 1, "channels_last"),
+    "stride-beyond-the-map": ((1, 1, 2, 1, 3), 3, 4, 1, "contiguous"),
+    "dilation-2": ((1, 1, 3, 6, 7), 3, 1, 2, "contiguous"),
+    "dilation-2-reflected-twice": ((1, 1, 3, 2, 3), 3, 1, 2, "contiguous"),
+    "stride-2-dilation-2": ((1, 1, 3, 7, 6), 3, 2, 2, "sliced"),
+}
+
+# [B, D, P, H, W], outputs of a group, kernel, stride, dilation, bias, layout.
+CONVOLUTION = {
+    "layer": ((2, 2, 12, 9, 7), 4, 3, 1, 1, False, "contiguous"),
+    "bias": ((1, 3, 6, 5, 4), 2, 3, 1, 1, True, "contiguous"),
+    "K5": ((1, 2, 5, 4, 6), 7, 5, 1, 1, False, "contiguous"),
+    "K1": ((2, 1, 3, 2, 2), 1, 1, 1, 1, True, "contiguous"),
+    "one-pixel": ((1, 2, 5, 1, 1), 3, 3, 2, 1, True, "contiguous"),
+    "stride-2": ((1, 2, 12, 6, 5), 4, 3, 2, 1, False, "contiguous"),
+    "dilation-2": ((1, 2, 3, 7, 9), 1, 3, 1, 2, True, "contiguous"),
+    "stride-3-dilation-2": ((1, 1, 3, 7, 9), 2, 3, 3, 2, False, "sliced"),
+    "channels-last": ((2, 2, 6, 5, 4), 2, 3, 1, 1, False, "channels_last"),
+    "more-blocks-than-chunks": ((2, 1, 3, 40, 40), 1, 1, 1, 1, False, "contiguous"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """Memory that is handed out holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs cut as for a card, not as for the interpreter."""
+    monkeypatch.setattr(attention, "INTERPRETED", False)
+
+
+def made(shape: tuple[int, ...], layout: str, seed: int) -> Tensor:
+    make: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
+    if layout == "channels_last":
+        batch, first, second, height, width = shape
+        return torch.randn(batch, height, width, first, second, **make).permute(0, 3, 4, 1, 2)
+    if layout == "sliced":
+        return torch.randn(*shape[:2], 2 * shape[2], shape[3], 2 * shape[4], **make)[:, :, ::2, :, ::2]
+    if layout == "expanded":
+        return torch.randn(1, *shape[1:4], 1, **make).expand(shape)
+    return torch.randn(shape, **make)
+
+
+def answers(inputs: list[Tensor], dtype: torch.dtype, call: Any) -> list[Tensor]:
+    """The output and the gradient of every input, in float64."""
+    leaves = [x.to(dtype).detach().requires_grad_() for x in inputs]
+    out = call(*leaves)
+    grad = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).reshape(out.shape).to(dtype)
+    return [x.detach().double() for x in (out, *torch.autograd.grad(out, leaves, grad))]
+
+
+def compare(inputs: list[Tensor], dtype: torch.dtype, ours: Any, reference: Any) -> None:
+    """Our error against float64 is no larger than the reference's in the same dtype plus some roundings.
+
+    One rounding of the largest entry; in float32, where sums run in another order than eager's and where what cancels
+    altogether there leaves a rest here, four of the largest entry of all results.
+    """
+    inputs = [x.to(dtype).double() for x in inputs]
+    truth, eager = answers(inputs, torch.float64, reference), answers(inputs, dtype, reference)
+    largest = max(float(exact.abs().max()) for exact in truth)
+    for place, (exact, theirs, mine) in enumerate(zip(truth, eager, answers(inputs, dtype, ours), strict=True)):
+        assert mine.isfinite().all(), place
+        rounding = torch.finfo(dtype).eps * (4 * largest if dtype == torch.float32 else exact.abs().max())
+        assert (mine - exact).abs().max() <= (theirs - exact).abs().max() + rounding, place
+
+
+def compare_attention(case: tuple[Any, ...], dtype: torch.dtype, position: bool = True) -> None:
+    shape, kernel_size, stride, dilation, layout = case
+    inputs = [made(shape, layout, seed) for seed in range(3)]
+    if position:
+        inputs.append(made(shape, "contiguous", 3)[0, 0])
+
+    def attend(impl: str) -> Any:
+        options = {"stride": stride, "dilation": dilation, "impl": impl}
+        return lambda q, k, v, p=None: local_attention(q, k, v, kernel_size, position=p, **options)
+
+    compare(inputs, dtype, attend("triton"), attend("reference"))
+
+
+@pytest.mark.parametrize("case", ATTENTION.values(), ids=ATTENTION)
+def test_attention(case: tuple[Any, ...]) -> None:
+    compare_attention(case, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["K7", "K3-channels-last", "stride-2"])
+def test_attention_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    compare_attention(ATTENTION[name], dtype)
+
+
+def test_attention_without_a_position() -> None:
+    compare_attention(ATTENTION["K3-two-heads"], torch.float32, position=False)
+
+
+@pytest.mark.usefixtures("as_on_a_card")
+@pytest.mark.parametrize("shape", [(1, 1, 16, 13, 11), (1, 2, 64, 3, 3), (1, 1, 128, 3, 4)], ids=str)
+def test_attention_in_many_programs(shape: tuple[int, ...]) -> None:
+    compare_attention((shape, 3, 1, 1, "contiguous"), torch.float32)
+
+
+@pytest.mark.usefixtures("as_on_a_card")
+def test_attention_in_many_programs_channels_last_at_a_stride() -> None:
+    compare_attention(((1, 2, 16, 19, 18), 3, 2, 1, "channels_last"), torch.float32)
+
+
+def test_attention_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "extent_is_wide", lambda *tensors: True)
+    compare_attention(ATTENTION["stride-2"], torch.float32)
+
+
+def test_each_gradient_of_attention_alone() -> None:
+    tensors = [made((1, 1, 2, 2, 3), "contiguous", seed).float() for seed in range(3)]
+    tensors.append(made((2, 2, 3), "contiguous", 3).float())
+
+    def gradients(*wanted: int) -> tuple[Tensor, ...]:
+        leaves = [x.clone().requires_grad_(place in wanted) for place, x in enumerate(tensors)]
+        out = local_attention(*leaves[:3], 3, position=leaves[3], impl="triton")
+        return torch.autograd.grad(out.square().sum(), [leaves[place] for place in wanted])
+
+    together = gradients(0, 1, 2, 3)
+    for place, expected in enumerate(together):
+        assert torch.equal(gradients(place)[0], expected)
+
+
+def test_attention_over_no_images() -> None:
+    q = torch.empty(0, 2, 3, 4, 5, requires_grad=True)
+    p = torch.randn(3, 4, 5, requires_grad=True)
+    out = local_attention(q, q, q, 3, position=p, impl="triton")
+    assert out.shape == (0, 2, 3, 4, 5)
+    out.sum().backward()
+    assert p.grad is not None
+    assert not p.grad.any()
+
+
+def compare_convolution(case: tuple[Any, ...], dtype: torch.dtype, form: str = "composed") -> None:
+    shape, outputs, kernel, stride, dilation, bias, layout = case
+    maps = kernel**2
+    shapes = [(maps, shape[2]), (shape[1] * outputs, maps, kernel, kernel), (maps,)][: 2 + bias]
+    inputs = [made(shape, layout, 0), *(made(s, "contiguous", seed) for seed, s in enumerate(shapes, 1))]
+    options = {"stride": stride, "dilation": dilation}
+
+    def ours(*x: Tensor) -> Tensor:
+        return convolution_path(*x, form=form, impl="triton", **options)
+
+    def reference(*x: Tensor) -> Tensor:
+        return convolution_path(*x, impl="reference", **options)
+
+    compare(inputs, dtype, ours, reference)
+
+
+@pytest.mark.parametrize("case", CONVOLUTION.values(), ids=CONVOLUTION)
+def test_convolution(monkeypatch: pytest.MonkeyPatch, case: tuple[Any, ...]) -> None:
+    monkeypatch.setattr(triton.convolution, "choose_form", lambda shape: "triton")
+    compare_convolution(case, torch.float32)
+
+
+def test_convolution_where_the_table_names_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton.convolution, "choose_form", lambda shape: "cudnn")
+    monkeypatch.setattr(triton.convolution, "composed_forward", None)
+    compare_convolution(CONVOLUTION["bias"], torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_convolution_in_half_precision(dtype: torch.dtype) -> None:
+    compare_convolution(CONVOLUTION["layer"], dtype)
+
+
+def test_convolution_in_two_steps() -> None:
+    compare_convolution(CONVOLUTION["bias"], torch.float32, form="two_step")
+
+
+def test_convolution_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton.convolution, "extent_is_wide", lambda *tensors: True)
+    compare_convolution(CONVOLUTION["stride-2"], torch.float32)
+
+
+# What opcheck itself does to the inputs.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_ops_are_registered_as_torch_wants_them() -> None:
+    q, k, v = (made((2, 1, 3, 4, 3), "contiguous", seed).float().requires_grad_() for seed in range(3))
+    position = made((3, 4, 3), "contiguous", 3).float().requires_grad_()
+    window = 3, 2, 1, 0.5, "triton"
+    torch.library.opcheck(OPS.local_attention.default, (q, k, v, position, *window))
+    tensors = [x.detach() for x in (q, k, v, position)]
+    out, lse = OPS.local_attention(*tensors, *window)
+    backward = OPS.local_attention_backward.default
+    torch.library.opcheck(
+        backward, (torch.ones_like(out), *tensors, out, lse, *window), test_utils=("test_schema", "test_faketensor")
+    )
+    pieces, fc = made((2, 2, 6, 4, 3), "contiguous", 0).float(), made((9, 6), "contiguous", 1).float()
+    shift = made((4, 9, 3, 3), "contiguous", 2).float()
+    inputs = [x.requires_grad_() for x in (pieces, fc, shift)]
+    torch.library.opcheck(OPS.convolution_path.default, (*inputs, None, 1, 1, "composed", "triton"))
+
+
+def test_the_log_sum_exp_is_that_of_the_logits() -> None:
+    q, k, v = (made((2, 2, 3, 3, 5), "contiguous", seed).float() for seed in range(3))
+    _, lse = OPS.local_attention(q, k, v, None, 1, 1, 1, 0.5, "triton")
+    torch.testing.assert_close(lse, 0.5 * (q * k).sum(2))
+
+
+def test_two_runs_agree_to_the_bit_and_vmap_with_them() -> None:
+    q, k, v = (made((2, 1, 3, 4, 5), "contiguous", seed).float().requires_grad_() for seed in range(3))
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return local_attention(q, k, v, 3, impl="triton")
+
+    first, second = (torch.autograd.grad(run(q, k, v).square().sum(), (q, k, v)) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    stacked = torch.vmap(run)(*(torch.stack([x, x.flip(0)]) for x in (q, k, v)))
+    assert torch.equal(stacked[0], run(q, k, v))
+
+
+@pytest.mark.parametrize(
+    "memory_format",
+    [pytest.param(torch.contiguous_format, marks=pytest.mark.slow), torch.channels_last],
+    ids=str,
+)
+def test_the_compiled_layer_is_the_layer(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = ACmix(6, 6, 3, 2, impl="triton")
+    x = torch.randn(2, 6, 5, 4).to(memory_format=memory_format)
+
+    def results(function: Any) -> list[Tensor]:
+        layer.zero_grad()
+        out = function(x)
+        out.square().sum().backward()
+        assert layer.impl == "reference" or out.is_contiguous(memory_format=memory_format)
+        return [out.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)]
+
+    ours = results(torch.compile(layer, fullgraph=True, backend="aot_eager"))
+    layer.impl = "reference"
+    for got, expected in zip(ours, results(layer), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_reaches_the_kernels() -> None:
+    layer, x = ACmix(6, 6, 3, 2, impl="triton"), torch.randn(1, 6, 4, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
