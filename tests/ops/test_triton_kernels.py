@@ -1,6 +1,6 @@
 """Triton's kernels on the CPU, under its interpreter: `triton_interpreted.py`, where TRITON_INTERPRET is set.
 
-The variable counts when Triton is imported and changes what every kernel is, so these checks have a process of their own.
+The variable counts when Triton is imported, and changes what every kernel is: the checks have a process of their own.
 """
 
 import os

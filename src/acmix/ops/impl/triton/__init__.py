@@ -14,6 +14,7 @@ __all__ = [
     "FORMS",
     "INTERPRETED",
     "MISSING",
+    "WIDEST_HEAD",
     "convolution_path",
     "convolution_path_backward",
     "local_attention",

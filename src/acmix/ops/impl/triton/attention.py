@@ -8,7 +8,7 @@ from torch import Tensor
 from acmix.ops.geometry import output_size
 from acmix.ops.impl.cpu.limits import bounded_stride
 from acmix.ops.impl.torch.tiles import Window
-from acmix.ops.impl.triton.attention_configs import Cut, plan_cut
+from acmix.ops.impl.triton.attention_configs import Call, Cut, plan_cut
 from acmix.ops.impl.triton.availability import INTERPRETED
 from acmix.ops.impl.triton.launching import extent_is_wide, on_device_of
 from acmix.ops.layout import empty_attention_output, is_channels_last
@@ -72,12 +72,12 @@ class Launch(NamedTuple):
         return -(-(-(-height // self.cut.rows) * width) // self.cut.places)
 
 
-def plan_launch(q: Tensor, window: Window, *others: Tensor) -> Launch:
+def plan_launch(q: Tensor, window: Window, *others: Tensor, backward: bool) -> Launch:
     """For queries [B, N, D, H, W]; the others are read or written with offsets of the same size."""
     _, heads, head_width, height, width = q.shape
     window = window._replace(stride=bounded_stride(q, window.stride))
     spread = window.stride > 1 or window.dilation > 1
-    cut = plan_cut(head_width, channels_last=is_channels_last(q), spread=spread, interpreted=INTERPRETED)
+    cut = plan_cut(head_width, Call(is_channels_last(q), spread, backward, INTERPRETED))
     sizes = heads, height, width, output_size(height, window.stride), output_size(width, window.stride)
     return Launch(window, cut, sizes, extent_is_wide(q, *others))
 
@@ -95,7 +95,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W], and its log-sum-exp [B, N, H', W']."""
     from acmix.ops.impl.triton.kernels.attention import attention_forward
 
-    launch = plan_launch(q, window, k, v)
+    launch = plan_launch(q, window, k, v, backward=False)
     out = empty_attention_output(q, launch.window.stride)
     lse = q.new_empty((*q.shape[:2], *out.shape[3:]), dtype=torch.float32)
     if not out.numel():
@@ -124,7 +124,7 @@ def local_attention_backward(
 
     q, k, v = tensors
     out, lse = kept
-    launch = plan_launch(q, window, k, v, grad, out)
+    launch = plan_launch(q, window, k, v, grad, out, backward=True)
     lse = lse.contiguous()
     grad_q = (q.new_empty if launch.window.stride == 1 else q.new_zeros)(q.shape)
     grad_k, grad_v = k.new_empty(k.shape), v.new_empty(v.shape)

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from acmix.ops.impl.triton.launching import next_power
 
-__all__ = ["WIDEST_HEAD", "Cut", "plan_cut"]
+__all__ = ["WIDEST_HEAD", "Call", "Cut", "plan_cut"]
 
 WIDEST_HEAD = 512
 """Head width from which on a program would hold a single pixel."""
 
 _LANES = 32
 
-# Numbers of one tensor that a thread holds; the forward pass has four of that size at once, the backward pass six.
+# Numbers of one tensor that a thread holds. The forward pass has four of that size at once, the backward pass six: with
+# 32 of each its registers would spill, where pixels below each other do not share some of them.
 _HELD, _HELD_BACKWARD = 32, 16
 
 
@@ -38,22 +39,37 @@ class Cut(NamedTuple):
     warps: int
 
 
-def plan_cut(head_width: int, *, channels_last: bool, spread: bool, interpreted: bool = False) -> Cut:
+class Call(NamedTuple):
+    """What a cut depends on beside the head's width.
+
+    Attributes:
+        channels_last: whether the channels of a pixel lie closer together than its neighbours.
+        spread: whether stride or dilation is more than 1: pixels below each other then share no rows.
+        backward: whether it is the backward pass.
+        interpreted: whether the interpreter runs it, whose time goes by programs: fewer and larger ones.
+    """
+
+    channels_last: bool
+    spread: bool
+    backward: bool
+    interpreted: bool = False
+
+
+def plan_cut(head_width: int, call: Call) -> Cut:
     """The share of a program.
 
     Args:
         head_width: channels D of a head.
-        channels_last: whether the channels of a pixel lie closer together than its neighbours.
-        spread: whether stride or dilation is more than 1: pixels below each other then share no rows.
-        interpreted: whether the interpreter runs it, whose time goes by programs: fewer and larger ones.
+        call: the rest.
     """
     width = next_power(head_width)
-    rows = 1 if spread else max(1, min(4, _HELD // width))
-    if channels_last:
+    held = _HELD_BACKWARD if call.backward and width >= _HELD else _HELD
+    rows = 1 if call.spread else max(1, min(4, held // width))
+    if call.channels_last:
         warps = 4
-        places = max(1, _LANES * warps * _HELD // (width * rows))
+        places = max(1, _LANES * warps * held // (width * rows))
     else:
-        # From 64 channels on a few lanes of one warp share a place: shuffles, no barrier between warps.
-        warps = 4 if width <= _HELD else 1
-        places = max(1, min(_LANES * warps, _LANES * _HELD * warps // width))
-    return Cut(width, 64 if interpreted else places, rows, 2 if channels_last else 1, warps)
+        # Where a thread cannot hold a place, a few lanes of one warp share it: shuffles, no barrier between warps.
+        warps = 4 if width <= held else 1
+        places = max(1, min(_LANES * warps, _LANES * warps * held // width))
+    return Cut(width, 64 if call.interpreted else places, rows, 2 if call.channels_last else 1, warps)

@@ -29,7 +29,6 @@ def device_reasons(device: str) -> list[str]:
     return [] if reason is None else [reason]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch does not type it
 def _card_reason() -> str | None:
     if torch.version.hip is not None:
         return "its kernels were made for NVIDIA's cards, and torch is built for ROCm"
@@ -38,3 +37,8 @@ def _card_reason() -> str | None:
         found = ".".join(map(str, torch.cuda.get_device_capability()))
         return f"it needs compute capability {'.'.join(map(str, _OLDEST))}, the card has {found}"
     return None
+
+
+# As `torch.compiler.assume_constant_result` does, which loads the compiler and Triton with it: a graph takes the answer
+# as it is and does not look into the question.
+_card_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
