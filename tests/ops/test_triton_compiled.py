@@ -18,8 +18,9 @@ from triton_compiler import compile_launches
 # A100 and H100; kernels that fit into the shared memory of a program of 8.6 and 8.9 fit into theirs.
 CAPABILITIES = (80, 90)
 MOST_SHARED = 99 * 1024
-# The assembler puts a few registers into memory so that more warps have room.
-MOST_SPILLED = 32
+# Bytes of a thread. The assembler puts a few registers into memory so that more warps have room; the matrices of the
+# widest heads fill them all.
+MOST_SPILLED, MOST_SPILLED_OF_MATRICES = 32, 96
 REGISTERS_OF_A_PROCESSOR = 65536
 
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -79,6 +80,10 @@ CASES = {
     "stage-4-half-channels-last": (attend(128, 7, HALF, last=True), SLOW),
     "one-pixel": (attend(16, 1), SLOW),
     "reflected-often": (attend(16, 2), SLOW),
+    "stage-3-half-channels-last": (attend(64, 14, HALF, last=True), SLOW),
+    "matrices-reflected-often": (attend(64, 2, HALF), SLOW),
+    "matrices-padded": (attend(48, 9, torch.float16), SLOW),
+    "width-256-half": (attend(256, 7, HALF), SLOW),
     "width-1": (attend(1, 9), SLOW),
     "width-5": (attend(5, 9), SLOW),
     "width-512": (attend(512, 7), SLOW),
@@ -102,6 +107,7 @@ def test_kernels_fit(
     kernels = compile_launches(capability, run, monkeypatch, tmp_path)
     assert len(kernels) == 3
     for kernel in kernels:
-        assert kernel.spilled <= MOST_SPILLED, kernel
+        spilled = MOST_SPILLED_OF_MATRICES if kernel.name.startswith("matrix") else MOST_SPILLED
+        assert kernel.spilled <= spilled, kernel
         assert kernel.shared <= MOST_SHARED, kernel
         assert kernel.registers * 32 * kernel.warps <= REGISTERS_OF_A_PROCESSOR, kernel

@@ -10,7 +10,7 @@ from torch import Tensor
 from acmix import ACmix
 from acmix.functional import convolution_path, local_attention
 from acmix.ops.impl import triton
-from acmix.ops.impl.triton import attention
+from acmix.ops.impl.triton import attention, attention_on_matrices
 
 assert triton.INTERPRETED, "set TRITON_INTERPRET=1 before Triton is imported"
 
@@ -121,6 +121,34 @@ def test_attention(case: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("name", ["K7", "K3-channels-last", "stride-2"])
 def test_attention_in_half_precision(name: str, dtype: torch.dtype) -> None:
     compare_attention(ATTENTION[name], dtype)
+
+
+# [B, N, D, H, W], K, layout: what runs on matrix units.
+MATRICES = {
+    "several-blocks": ((1, 2, 32, 9, 11), 7, "contiguous"),
+    "channels-last": ((1, 1, 40, 5, 20), 5, "channels_last"),
+    "wide": ((1, 1, 128, 3, 17), 5, "sliced"),
+    "smaller-than-the-window": ((2, 1, 32, 3, 2), 7, "expanded"),
+    "one-pixel": ((1, 1, 32, 1, 1), 5, "contiguous"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", MATRICES)
+def test_attention_on_matrix_units(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "plan_launch", _only_the_stride(attention.plan_launch))
+    shape, kernel_size, layout = MATRICES[name]
+    compare_attention((shape, kernel_size, 1, 1, layout), dtype)
+
+
+def _only_the_stride(plan: Any) -> Any:
+    """A plan from which the other kernels cannot be launched."""
+    return lambda *args, **options: plan(*args, **options)._replace(cut=None)
+
+
+def test_attention_on_matrix_units_without_a_position_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_on_matrices, "extent_is_wide", lambda *tensors: True)
+    compare_attention(((1, 1, 32, 5, 6), 5, 1, 1, "contiguous"), torch.bfloat16, position=False)
 
 
 def test_attention_without_a_position() -> None:

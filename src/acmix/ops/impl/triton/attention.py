@@ -9,6 +9,7 @@ from acmix.ops.geometry import output_size
 from acmix.ops.impl.cpu.limits import bounded_stride
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.impl.triton.attention_configs import Call, Cut, plan_cut
+from acmix.ops.impl.triton.attention_on_matrices import plan_matrix_launch, wants_matrices
 from acmix.ops.impl.triton.availability import INTERPRETED
 from acmix.ops.impl.triton.launching import extent_is_wide, on_device_of
 from acmix.ops.layout import empty_attention_output, is_channels_last
@@ -94,20 +95,27 @@ def _code(position: Tensor | None, q: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, Tensor]:
     """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W], and its log-sum-exp [B, N, H', W']."""
     from acmix.ops.impl.triton.kernels.attention import attention_forward
+    from acmix.ops.impl.triton.kernels.attention_matrix import matrix_forward
 
     launch = plan_launch(q, window, k, v, backward=False)
-    out = empty_attention_output(q, launch.window.stride)
+    window = launch.window
+    out = empty_attention_output(q, window.stride)
     lse = q.new_empty((*q.shape[:2], *out.shape[3:]), dtype=torch.float32)
     if not out.numel():
         return out, lse
-    queries, (code, code_strides) = _at_stride(q, launch.window), _code(position, q)
+    queries, (code, code_strides) = _at_stride(q, window), _code(position, q)
     strides = queries.stride(), k.stride(), v.stride(), code_strides, out.stride()
-    grid = (launch.query_programs(q.shape[0] * q.shape[1]),)
+    images, has_position = q.shape[0] * q.shape[1], position is not None
+    arguments = queries, k, v, code, out, lse, *strides
     with on_device_of(q):
-        attention_forward[grid](
-            queries, k, v, code, out, lse, *strides, *launch.numbers,
-            **launch.constants(q.shape[2], has_position=position is not None, alike=k.stride() == v.stride()),
-        )  # fmt: skip
+        if wants_matrices(q, window):
+            matrices = plan_matrix_launch(q, window, k, v, out)
+            grid = (matrices.programs(images),)
+            matrix_forward[grid](*arguments, *matrices.numbers, **matrices.constants(has_position=has_position))
+        else:
+            grid = (launch.query_programs(images),)
+            constants = launch.constants(q.shape[2], has_position=has_position, alike=k.stride() == v.stride())
+            attention_forward[grid](*arguments, *launch.numbers, **constants)
     return out, lse
 
 
@@ -119,33 +127,48 @@ def local_attention_backward(
     kept: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W]; `kept` are the output and its log-sum-exp."""
-    from acmix.ops.impl.triton.kernels.attention import attention_backward_queries
-    from acmix.ops.impl.triton.kernels.attention_keys import attention_backward_keys
-
     q, k, v = tensors
-    out, lse = kept
-    launch = plan_launch(q, window, k, v, grad, out, backward=True)
-    lse = lse.contiguous()
-    grad_q = (q.new_empty if launch.window.stride == 1 else q.new_zeros)(q.shape)
+    grad_q = (q.new_empty if bounded_stride(q, window.stride) == 1 else q.new_zeros)(q.shape)
     grad_k, grad_v = k.new_empty(k.shape), v.new_empty(v.shape)
     if q.numel():
-        queries, of_queries = _at_stride(q, launch.window), _at_stride(grad_q, launch.window)
-        code, code_strides = _code(position, q)
-        delta = torch.empty_like(lse)
-        images, alike = q.shape[0] * q.shape[1], k.stride() == v.stride()
-        constants = launch.constants(q.shape[2], has_position=position is not None, alike=alike)
-        inputs = grad.stride(), queries.stride(), k.stride(), v.stride(), code_strides
         with on_device_of(q):
-            attention_backward_queries[(launch.query_programs(images),)](
-                grad, queries, k, v, code, out, lse, of_queries, delta, *inputs, out.stride(), of_queries.stride(),
-                *launch.numbers, **constants,
-            )  # fmt: skip
-            attention_backward_keys[(launch.key_programs(images),)](
-                grad, queries, k, v, code, lse, delta, grad_k, grad_v, *inputs, grad_k.stride(), grad_v.stride(),
-                *launch.numbers, **constants,
-            )  # fmt: skip
+            _run_backward((grad, q, k, v), position, window, kept, (grad_q, grad_k, grad_v))
     # Summed in float32, in an order that does not change.
     grad_position = None
     if position is not None:
         grad_position = grad_k.sum((0, 1), dtype=torch.float32).neg_().to(position.dtype)
     return grad_q, grad_k, grad_v, grad_position
+
+
+def _run_backward(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    position: Tensor | None,
+    window: Window,
+    kept: tuple[Tensor, Tensor],
+    grads: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Fill the gradients of q, k and v."""
+    from acmix.ops.impl.triton.kernels.attention import attention_backward_queries
+    from acmix.ops.impl.triton.kernels.attention_keys import attention_backward_keys
+    from acmix.ops.impl.triton.kernels.attention_matrix import matrix_backward_queries
+    from acmix.ops.impl.triton.kernels.attention_matrix_keys import matrix_backward_keys
+
+    grad, q, k, v = inputs
+    out, lse = kept[0], kept[1].contiguous()
+    launch = plan_launch(q, window, k, v, grad, out, backward=True)
+    window, has_position = launch.window, position is not None
+    queries, of_queries, (code, code_strides) = _at_stride(q, window), _at_stride(grads[0], window), _code(position, q)
+    delta = torch.empty_like(lse)
+    strides = grad.stride(), queries.stride(), k.stride(), v.stride(), code_strides
+    for_queries = grad, queries, k, v, code, out, lse, of_queries, delta, *strides, out.stride(), of_queries.stride()
+    for_keys = grad, queries, k, v, code, lse, delta, *grads[1:], *strides, *(x.stride() for x in grads[1:])
+    images = q.shape[0] * q.shape[1]
+    if wants_matrices(q, window):
+        matrices = plan_matrix_launch(q, window, k, v, grad, out)
+        grid, constants = (matrices.programs(images),), matrices.constants(has_position=has_position)
+        matrix_backward_queries[grid](*for_queries, *matrices.numbers, **constants)
+        matrix_backward_keys[grid](*for_keys, *matrices.numbers, **constants)
+        return
+    constants = launch.constants(q.shape[2], has_position=has_position, alike=k.stride() == v.stride())
+    attention_backward_queries[(launch.query_programs(images),)](*for_queries, *launch.numbers, **constants)
+    attention_backward_keys[(launch.key_programs(images),)](*for_keys, *launch.numbers, **constants)
