@@ -12,7 +12,7 @@ from acmix.functional import convolution_path, local_attention
 from acmix.ops.dispatch import backend_reasons, choose_backend
 from acmix.ops.impl.triton import WIDEST_HEAD, availability
 from acmix.ops.impl.triton.attention_configs import Call, plan_cut
-from acmix.ops.impl.triton.convolution_forms import FORMS, ShapeClass, choose_form, read_table
+from acmix.ops.impl.triton.convolution_forms import FORMS, ShapeClass, choose_form, read_table, wants_dense
 from acmix.ops.problem import OpName, Problem
 
 OPS: tuple[OpName, ...] = ("local_attention", "convolution_path")
@@ -123,15 +123,20 @@ def test_cuts_are_powers_of_two_that_fill_whole_warps() -> None:
 
 
 def test_the_table_of_forms_has_forms_and_a_rule_for_the_rest() -> None:
-    assert set(read_table().values()) <= set(FORMS)
+    table = read_table()
+    assert set(table.forms.values()) <= set(FORMS)
+    assert table.measured_on is not None or not (table.forms or table.dense_at_inference)
     new = ShapeClass(torch.float32, False, 1, 1, 1, 1, 99, 1)
     assert new.key == "float32-first-1x1to1-k1-s99-map1"
     assert choose_form(new) == "triton"
+    assert not wants_dense(new)
     assert choose_form(new._replace(channels_last=True)) == "cudnn"
 
 
 def test_a_wrong_entry_of_the_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "forms.json"
-    path.write_text('{"forms": {"float32-first-1x1to1-k1-s1-map1": "dense"}}')
+    path.write_text(
+        '{"measured_on": "", "forms": {"float32-first-1x1to1-k1-s1-map1": "dense"}, "dense_at_inference": []}'
+    )
     with pytest.raises(ValueError, match=r"forms.json: \['dense'\] are no forms, expected"):
         read_table(path)

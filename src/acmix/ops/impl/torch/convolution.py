@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["border_map", "convolution_path", "convolution_path_backward", "pull_back_border_map"]
+__all__ = ["border_map", "constant_map", "convolution_path", "convolution_path_backward", "pull_back_border_map"]
 
 Weights = tuple[Tensor, Tensor, Tensor | None]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -46,8 +46,13 @@ def _compose(fc_weight: Tensor, shift_weight: Tensor) -> Tensor:
 
 def border_map(fc_bias: Tensor, shift_weight: Tensor, pieces: Tensor, stride: int, dilation: int) -> Tensor:
     """What the FC's bias adds to the output: zero padding makes it depend on the distance to the border."""
-    taps = torch.einsum("ciyx,i->cyx", shift_weight, fc_bias).unsqueeze(1)
-    return _conv(taps.new_ones((1, 1, *pieces.shape[3:])), taps, 1, stride, dilation)
+    taps = torch.einsum("ciyx,i->cyx", shift_weight, fc_bias)
+    return constant_map(taps, pieces.shape[3:], stride, dilation)
+
+
+def constant_map(taps: Tensor, size: torch.Size, stride: int, dilation: int) -> Tensor:
+    """Kernels [C, k, k] over a map of ones with zeros around it: [1, C, H', W']."""
+    return _conv(taps.new_ones((1, 1, *size)), taps.unsqueeze(1), 1, stride, dilation)
 
 
 def pull_back_border_map(

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-__all__ = ["FORMS", "TABLE", "Form", "ShapeClass", "choose_form", "read_table"]
+__all__ = ["FORMS", "TABLE", "Form", "ShapeClass", "Table", "choose_form", "read_table", "wants_dense"]
 
 Form = Literal["triton", "cudnn"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -50,17 +50,31 @@ class ShapeClass(NamedTuple):
         return f"{dtype}-{layout}-{numbers}"
 
 
-def read_table(path: Path = TABLE) -> dict[str, Form]:
-    """The measured choices, by `ShapeClass.key`.
+class Table(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        measured_on: name of the card; None: nothing was measured.
+        forms: the faster form of forward and backward pass, by `ShapeClass.key`.
+        dense_at_inference: keys where, with stage I, one dense convolution of the layer's input is the fastest forward.
+    """
+
+    measured_on: str | None
+    forms: dict[str, Form]
+    dense_at_inference: frozenset[str]
+
+
+def read_table(path: Path = TABLE) -> Table:
+    """The measured choices.
 
     Raises:
         ValueError: an entry is no form.
     """
-    forms: dict[str, Form] = json.loads(path.read_text(encoding="utf-8"))["forms"]
-    wrong = {form for form in forms.values() if form not in FORMS}
+    read = json.loads(path.read_text(encoding="utf-8"))
+    wrong = {form for form in read["forms"].values() if form not in FORMS}
     if wrong:
         raise ValueError(f"{path}: {sorted(wrong)} are no forms, expected {FORMS}.")
-    return forms
+    return Table(read["measured_on"], read["forms"], frozenset(read["dense_at_inference"]))
 
 
 _MEASURED = read_table()
@@ -72,4 +86,9 @@ def choose_form(shape: ShapeClass) -> Form:
     The kernels here read planes of pixels one after the other; where channels lie together, all groups of a pixel share
     a few sectors of memory, which cuDNN's kernels read at once.
     """
-    return _MEASURED.get(shape.key, "cudnn" if shape.channels_last else "triton")
+    return _MEASURED.forms.get(shape.key, "cudnn" if shape.channels_last else "triton")
+
+
+def wants_dense(shape: ShapeClass) -> bool:
+    """Whether the collapsed path was measured the fastest for inference; not where nothing was measured."""
+    return shape.key in _MEASURED.dense_at_inference
