@@ -1,6 +1,8 @@
 """Triton's kernels under its interpreter; `test_triton_kernels.py` runs this file where TRITON_INTERPRET is set."""
 
+import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from acmix import ACmix
+from acmix.bench.timing import WallClock
 from acmix.functional import convolution_path, local_attention
 from acmix.ops.impl import triton
 from acmix.ops.impl.triton import attention, attention_on_matrices
@@ -215,6 +218,22 @@ def compare_convolution(case: tuple[Any, ...], dtype: torch.dtype, form: str = "
 def test_convolution(monkeypatch: pytest.MonkeyPatch, case: tuple[Any, ...]) -> None:
     monkeypatch.setattr(triton.convolution, "choose_form", lambda shape: "triton")
     compare_convolution(case, torch.float32)
+
+
+@pytest.mark.slow
+def test_forms_are_measured_by_name() -> None:
+    """The script that fills the table, as far as it goes without a card."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "choose_convolution_forms.py"
+    spec = importlib.util.spec_from_file_location("choose_convolution_forms", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    inputs = script.inputs_of(ACmix(4, 4, impl="torch"), torch.randn(1, 4, 3, 3))
+    assert inputs.shape_class.key == "float32-first-1x12to4-k3-s1-map4"
+    form, ratio = script.fastest_form(inputs, WallClock(), 3)
+    assert form == ("triton" if ratio >= 1 else "cudnn")
+    assert script.dense_over(inputs, "triton", WallClock(), 3) > 0
 
 
 def test_convolution_where_the_table_names_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:

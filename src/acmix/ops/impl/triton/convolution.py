@@ -25,7 +25,7 @@ _MOST_CHUNKS, _LEAST_BLOCKS = 32, 8
 
 
 def _form(pieces: Tensor, shift_weight: Tensor, stride: int, form: str) -> str:
-    """What runs: "two_step", "cudnn" or "triton"."""
+    """What runs: "two_step", "cudnn" or "triton"; the last two may be asked for in the place of "composed"."""
     if form != "composed":
         return form
     groups, count = pieces.shape[1:3]
@@ -33,6 +33,11 @@ def _form(pieces: Tensor, shift_weight: Tensor, stride: int, form: str) -> str:
     size, kernel = max(pieces.shape[3:]), shift_weight.shape[3]
     last = is_channels_last(pieces)
     return choose_form(ShapeClass(pieces.dtype, last, groups, count, outputs, kernel, stride, size))
+
+
+def _portable(form: str) -> str:
+    """What the portable code, whose convolutions are cuDNN's on CUDA, calls a form."""
+    return "two_step" if form == "two_step" else "composed"
 
 
 def _compose(fc_weight: Tensor, shift_weight: Tensor) -> Tensor:
@@ -105,8 +110,9 @@ def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: in
     """[B, D, P, H, W] -> [B, D * N, H', W'], channel d * N + n."""
     fc_weight, shift_weight, fc_bias = weights
     stride = bounded_stride(pieces, stride)
-    if _form(pieces, shift_weight, stride, form) != "triton":
-        return portable.convolution_path(pieces, weights, stride, dilation, form)
+    chosen = _form(pieces, shift_weight, stride, form)
+    if chosen != "triton":
+        return portable.convolution_path(pieces, weights, stride, dilation, _portable(chosen))
     composed = _compose(fc_weight, shift_weight).unflatten(0, (pieces.shape[1], -1))
     out = composed_forward(pieces, composed, stride, dilation)
     return out if fc_bias is None else out + border_map(fc_bias, shift_weight, pieces, stride, dilation)
@@ -118,8 +124,9 @@ def convolution_path_backward(
     """Gradients of the pieces and of the three weights; what the forward pass did not keep is computed again."""
     fc_weight, shift_weight, fc_bias = weights
     stride = bounded_stride(pieces, stride)
-    if _form(pieces, shift_weight, stride, form) != "triton":
-        return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, form)
+    chosen = _form(pieces, shift_weight, stride, form)
+    if chosen != "triton":
+        return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, _portable(chosen))
     groups = pieces.shape[1]
     composed = _compose(fc_weight, shift_weight).unflatten(0, (groups, -1))
     rows = grad.unflatten(1, (groups, -1))
