@@ -61,12 +61,12 @@ SLOW = pytest.mark.slow
 # The stages of ResNet-50 first.
 CASES = {
     "stage-1": attend(16, 56),
-    "stage-2-half": attend(32, 28, HALF),
-    "stage-3": attend(64, 14),
+    "stage-2-half": (attend(32, 28, HALF), SLOW),
+    "stage-3": (attend(64, 14), SLOW),
     "stage-4-half": attend(128, 7, HALF),
     "stage-1-strided-channels-last": attend(16, 56, last=True, stride=2),
     "path": convolve(16, 56),
-    "path-half": convolve(128, 7, HALF, stride=2),
+    "path-half": (convolve(128, 7, HALF, stride=2), SLOW),
     "stage-1-half": (attend(16, 56, HALF), SLOW),
     "stage-1-strided": (attend(16, 56, stride=2), SLOW),
     "stage-1-dilated": (attend(16, 56, dilation=2), SLOW),
