@@ -17,6 +17,7 @@ ATTENTION = {
     "K7": ((1, 1, 16, 9, 7), 7, 1, 1, "contiguous"),
     "K3-channels-last": ((1, 2, 16, 5, 4), 3, 1, 1, "channels_last"),
     "K3-expanded": ((2, 1, 3, 4, 4), 3, 1, 1, "expanded"),
+    "K3-images-inside-channels": ((2, 2, 3, 4, 3), 3, 1, 1, "inside"),
     "one-pixel": ((2, 1, 5, 1, 1), 3, 1, 1, "contiguous"),
     "one-row-of-few": ((1, 1, 3, 1, 4), 3, 1, 1, "contiguous"),
     "smaller-than-the-window": ((1, 1, 5, 3, 2), 5, 1, 1, "contiguous"),
@@ -32,6 +33,7 @@ ATTENTION = {
 CONVOLUTION = {
     "layer": ((2, 2, 12, 9, 7), 4, 3, 1, 1, False, "contiguous"),
     "bias": ((1, 3, 6, 5, 4), 2, 3, 1, 1, True, "contiguous"),
+    "images-inside-channels": ((2, 2, 6, 5, 4), 2, 3, 1, 1, False, "inside"),
     "K5": ((1, 2, 5, 4, 6), 7, 5, 1, 1, False, "contiguous"),
     "K1": ((2, 1, 3, 2, 2), 1, 1, 1, 1, True, "contiguous"),
     "one-pixel": ((1, 2, 5, 1, 1), 3, 3, 2, 1, True, "contiguous"),
@@ -58,6 +60,8 @@ def made(shape: tuple[int, ...], layout: str, seed: int) -> Tensor:
     if layout == "channels_last":
         batch, first, second, height, width = shape
         return torch.randn(batch, height, width, first, second, **make).permute(0, 3, 4, 1, 2)
+    if layout == "inside":
+        return torch.randn(*shape[1:3], shape[0], *shape[3:], **make).permute(2, 0, 1, 3, 4)
     if layout == "sliced":
         return torch.randn(*shape[:2], 2 * shape[2], shape[3], 2 * shape[4], **make)[:, :, ::2, :, ::2]
     if layout == "expanded":

@@ -29,7 +29,7 @@ FLOAT, HALF = torch.float32, torch.bfloat16
 def attend(
     width: int, size: int, dtype: torch.dtype = FLOAT, *, last: bool = False, stride: int = 1, dilation: int = 1
 ) -> Callable[[], object]:
-    """Forward and backward pass of attention over a window of 7 x 7."""
+    """Forward and backward pass of attention over a window of 7 x 7, four heads."""
     shape = (1, size, size, 4, width) if last else (1, 4, width, size, size)
     q = torch.zeros(shape, dtype=dtype)
     q = q.permute(0, 3, 4, 1, 2) if last else q
@@ -53,6 +53,17 @@ def convolve(
     def run() -> object:
         out = backend.convolution_path(pieces, (fc, shift, None), stride, 1, "composed")
         return backend.convolution_path_backward(out, pieces, (fc, shift, None), stride, 1, "composed")
+
+    return run
+
+
+def attend_to_little(dtype: torch.dtype, window: int) -> Callable[[], object]:
+    """One image, one head, no position: what Triton makes constants of."""
+    q = torch.zeros(1, 1, 32, 5, 5, dtype=dtype)
+
+    def run() -> object:
+        out, lse = backend.local_attention(q, q, q, None, Window(window, 1, 1, 1.0))
+        return backend.local_attention_backward(out, (q, q, q), None, Window(window, 1, 1, 1.0), (out, lse))
 
     return run
 
@@ -84,6 +95,10 @@ CASES = {
     "matrices-reflected-often": (attend(64, 2, HALF), SLOW),
     "matrices-padded": (attend(48, 9, torch.float16), SLOW),
     "width-256-half": (attend(256, 7, HALF), SLOW),
+    "one-head-window-1": (attend_to_little(FLOAT, 1), SLOW),
+    "one-head-window-3": (attend_to_little(FLOAT, 3), SLOW),
+    "one-head-on-matrices": (attend_to_little(HALF, 5), SLOW),
+    "path-one-group": (convolve(1, 9, heads=1), SLOW),
     "width-1": (attend(1, 9), SLOW),
     "width-5": (attend(5, 9), SLOW),
     "width-512": (attend(512, 7), SLOW),

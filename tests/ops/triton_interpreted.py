@@ -23,6 +23,16 @@ OPS = torch.ops.acmix
 STATIC = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
 
 
+def halves(*names: str) -> list[Any]:
+    """Each case in one of the half precisions, the other one with the slow part."""
+    both = (torch.float16, torch.bfloat16)
+    return [
+        pytest.param(name, dtype, marks=() if number % 2 == place else pytest.mark.slow, id=f"{name}-{dtype}")
+        for number, name in enumerate(names)
+        for place, dtype in enumerate(both)
+    ]
+
+
 @pytest.fixture(autouse=True)
 def _poisoned() -> Iterator[None]:
     """Memory that is handed out holds NaN."""
@@ -42,14 +52,12 @@ def test_attention(case: tuple[Any, ...]) -> None:
     compare_attention(case, torch.float32)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["K5-sliced", "K3-channels-last", "stride-2"])
+@pytest.mark.parametrize(("name", "dtype"), halves("K5-sliced", "K3-channels-last", "stride-2"))
 def test_attention_in_half_precision(name: str, dtype: torch.dtype) -> None:
     compare_attention(ATTENTION[name], dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize(("name", "dtype"), halves(*MATRICES))
 def test_attention_on_matrix_units(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "plan_launch", _only_the_stride(attention.plan_launch))
     shape, kernel_size, layout = MATRICES[name]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
+from acmix.nn.planes import as_planes, in_format_of, runs_on_planes
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
@@ -160,7 +161,7 @@ class ACmix(TwoPaths):
             return self._at_once(x)
         projected = self._project(x)
         convolution = self._convolve(x, projected.pieces)
-        return self.mix(self._attend(projected), convolution)
+        return in_format_of(x, self.mix(self._attend(projected), convolution), self.impl)
 
     def forward_paths(self, x: Tensor) -> ACmixPaths:
         """The two terms of the output of `forward`, each with its rate, in the output's shape."""
@@ -192,7 +193,8 @@ class ACmix(TwoPaths):
         """Stage I as one convolution whose channels come out in the order (d, q/k/v, head) that both paths read."""
         heads, width = self.num_heads, self.head_width
         weight, bias = self._projection()
-        qkv = pointwise(x, weight.flatten(0, 2), None if bias is None else bias.flatten())
+        project = as_planes if runs_on_planes(x, self.impl) else pointwise
+        qkv = project(x, weight.flatten(0, 2), None if bias is None else bias.flatten())
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
         return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
 

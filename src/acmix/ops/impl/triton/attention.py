@@ -128,6 +128,8 @@ def local_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W]; `kept` are the output and its log-sum-exp."""
     q, k, v = tensors
+    if is_channels_last(grad) and not is_channels_last(q):
+        grad = grad.contiguous()  # the kernels read it as often as keys
     grad_q = (q.new_empty if bounded_stride(q, window.stride) == 1 else q.new_zeros)(q.shape)
     grad_k, grad_v = k.new_empty(k.shape), v.new_empty(v.shape)
     if q.numel():

@@ -129,7 +129,7 @@ def convolution_path_backward(
         return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, _portable(chosen))
     groups = pieces.shape[1]
     composed = _compose(fc_weight, shift_weight).unflatten(0, (groups, -1))
-    rows = grad.unflatten(1, (groups, -1))
+    rows = (grad if is_channels_last(pieces) else grad.contiguous()).unflatten(1, (groups, -1))
     grad_pieces = composed_pieces_gradient(rows, pieces, composed, stride, dilation)
     grad_composed = composed_weight_gradient(rows, pieces, shift_weight.shape[3], stride, dilation)
     grad_fc, grad_shift = pull_back_composed(grad_composed.flatten(0, 1), fc_weight.float(), shift_weight.float())
