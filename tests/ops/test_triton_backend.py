@@ -15,6 +15,9 @@ from acmix.ops.impl.triton.attention_configs import Call, plan_cut
 from acmix.ops.impl.triton.convolution_forms import FORMS, ShapeClass, choose_form, read_table, wants_dense
 from acmix.ops.problem import OpName, Problem
 
+if availability.MISSING is not None:
+    pytest.skip(availability.MISSING, allow_module_level=True)
+
 OPS: tuple[OpName, ...] = ("local_attention", "convolution_path")
 
 
