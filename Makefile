@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo test test-all lint format figures models-page readme-figure bench bench-page clean
+.PHONY: help demo test test-all lint format figures models-page readme-figure bench bench-cuda bench-page clean
 help:
 	@echo "make demo         train ACmix and its two controls on embedded handwriting, draw what they learned"
 	@echo "make test         the test suite"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint         ruff, ruff format, mypy --strict"
 	@echo "make figures      draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
 	@echo "make bench        measure everything on the CPU for benchmarks/; OFFICIAL=FOLDER adds the authors' code"
+	@echo "make bench-cuda   on a CUDA machine: its tests, the choice of convolution forms, and records; meant to take ten minutes"
 	@echo "make bench-page   draw the records of benchmarks/ and write its README.md again"
 	@echo "make models-page  count the networks and write docs/models.md again"
 
@@ -67,6 +68,21 @@ bench: $(STAMP)
 	$(BENCH) networks --output $(RECORDS)
 	$(BENCH) networks --batch 1 --output $(RECORDS)
 	$(BENCH) backbones --output $(RECORDS)
+
+# Right answers first: the tests that need a card, then the forms of the convolution path are measured and chosen, then
+# the records. The authors' code takes part with OFFICIAL=FOLDER.
+CUDA := --device cuda --batch 128 --turns 10 --budget 3 --output $(RECORDS)
+STAGES := 64x56 128x28 256x14 512x7
+
+bench-cuda: $(STAMP)
+	$(BIN)/python -c 'import torch, sys; torch.cuda.is_available() or sys.exit("make bench-cuda: torch finds no CUDA device here")'
+	$(BIN)/python -m pytest -m cuda
+	$(BIN)/python scripts/choose_convolution_forms.py
+	$(BENCH) layers $(AUTHORS) --only ours torch official $(CUDA)
+	$(BENCH) layers $(AUTHORS) --only ours torch official $(CUDA) --dtype bfloat16 --channels-last
+	$(BENCH) attention --only ours reference-compiled flex natten --shapes $(STAGES) $(CUDA) --dtype bfloat16
+	$(BENCH) attention --only ours reference-compiled flex natten --shapes 64x56 $(CUDA)
+	$(BENCH) networks acmix_resnet50:resnet50 $(CUDA) --dtype bfloat16 --channels-last
 
 bench-page: $(STAMP)
 	$(BIN)/python scripts/make_benchmarks_page.py

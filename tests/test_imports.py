@@ -15,6 +15,7 @@ CORE = ["acmix", "acmix.errors", "acmix.functional", "acmix.nn", "acmix.nn.acmix
 CORE += [
     "acmix.ops.dispatch",
     "acmix.ops.impl.torch",
+    "acmix.ops.impl.triton",
     "acmix.ops.impl.reference",
     "acmix.ops.geometry",
     "acmix.interop",

@@ -151,5 +151,7 @@ CONTENDERS: dict[str, Contender] = {
         layer=_authors_layer,
         why_not=_why_not_authors,
     ),
+    # Last: the order gives the others their colours.
+    "triton": _ours('impl="triton"', "triton"),
 }
 """All ways to compute the operator, by name, in the order of tables and pictures."""

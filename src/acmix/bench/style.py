@@ -15,7 +15,7 @@ __all__ = ["INK", "SOFT", "colour", "finish", "prepare"]
 
 INK, SOFT = "#333333", "#777777"
 _FIXED = {"ours": "#d1622b", YARDSTICK: "#8c8c8c"}
-_REST = ("#2a6fbb", "#12355b", "#6aa5dd", "#3a8f57", "#8a56b0", "#c9a227", "#7a4a2b")
+_REST = ("#2a6fbb", "#12355b", "#6aa5dd", "#3a8f57", "#8a56b0", "#c9a227", "#7a4a2b", "#4b4b9b")
 
 
 def colour(name: str) -> str:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
+from acmix.nn.planes import as_planes, in_format_of, runs_on_planes
 from acmix.nn.pointwise import pointwise, position_code
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast
 from acmix.ops.checks import check_positive, check_tensors, check_window
+from acmix.ops.collapsed import PathWeights, collapsed_path, runs_collapsed
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.layer import layer, runs_at_once
 from acmix.ops.problem import OpName
@@ -154,8 +156,8 @@ class ACmix(TwoPaths):
         if self._runs_at_once(x):
             return self._at_once(x)
         projected = self._project(x)
-        convolution = self.convolve(projected.pieces, **self._window())
-        return self.mix(self._attend(projected), convolution)
+        convolution = self._convolve(x, projected.pieces)
+        return in_format_of(x, self.mix(self._attend(projected), convolution), self.impl)
 
     def forward_paths(self, x: Tensor) -> ACmixPaths:
         """The two terms of the output of `forward`, each with its rate, in the output's shape."""
@@ -186,17 +188,31 @@ class ACmix(TwoPaths):
     def _project(self, x: Tensor) -> _Projected:
         """Stage I as one convolution whose channels come out in the order (d, q/k/v, head) that both paths read."""
         heads, width = self.num_heads, self.head_width
-        children = (self.query, self.key, self.value)
-        # One copy each: what is stacked are views in the order that comes out.
-        shape = (heads, width)
-        weight = torch.stack([autocast(child.weight).unflatten(0, shape).transpose(0, 1) for child in children], 1)
-        bias = None
-        if self.query.bias is not None:
-            biases = [autocast(present(child.bias)).unflatten(0, shape).mT for child in children]
-            bias = torch.stack(biases, 1).flatten()
-        qkv = pointwise(x, weight.flatten(0, 2), bias)
+        weight, bias = self._projection()
+        project = as_planes if runs_on_planes(x, self.impl) else pointwise
+        qkv = project(x, weight.flatten(0, 2), None if bias is None else bias.flatten())
         q, k, v = qkv.unflatten(1, (width, 3, heads)).transpose(1, 3).unbind(2)
         return _Projected(qkv.unflatten(1, (width, 3 * heads)), q, k, v)
+
+    def _projection(self) -> tuple[Tensor, Tensor | None]:
+        """Weights [D, 3, N, C_in, 1, 1] and biases [D, 3, N] of stage I, in the order in which its output comes out."""
+        children = (self.query, self.key, self.value)
+        # One copy each: what is stacked are views in the order that comes out.
+        shape = (self.num_heads, self.head_width)
+        weight = torch.stack([autocast(child.weight).unflatten(0, shape).transpose(0, 1) for child in children], 1)
+        if self.query.bias is None:
+            return weight, None
+        return weight, torch.stack([autocast(present(child.bias)).unflatten(0, shape).mT for child in children], 1)
+
+    def _convolve(self, x: Tensor, pieces: Tensor) -> Tensor | None:
+        """The convolution path with its rate, from the pieces or, where that is faster, from the input."""
+        kernels = self.shift.weight if self.paths != "attention" and self.shift.form == "group" else None
+        if kernels is None or not runs_collapsed(pieces, kernels, self.stride, self.impl):
+            return self.convolve(pieces, **self._window())
+        weight, bias = self._projection()
+        rows, biases = weight.flatten(3).flatten(1, 2), None if bias is None else bias.flatten(1)
+        weights = PathWeights(rows, biases, self.fc_weight(pieces.dtype), kernels)
+        return self.with_bias(collapsed_path(autocast(x), weights, **self._window()))
 
     def _check_input(self, x: Tensor) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch does not type it

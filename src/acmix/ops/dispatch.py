@@ -3,7 +3,7 @@
 import difflib
 from types import ModuleType
 
-from acmix.ops.impl import cpu, reference
+from acmix.ops.impl import cpu, reference, triton
 from acmix.ops.impl import torch as portable
 from acmix.ops.problem import OpName, Problem
 
@@ -12,7 +12,12 @@ __all__ = ["BACKENDS", "backend_reasons", "check_impl", "choose_backend", "load_
 # In order of preference. Each has `why_not(problem) -> list[str]` and a function for every op that it has, of the op's
 # name. Light to import: what is heavy, a backend loads when it runs. Imported here, not on first use: that may be in a
 # compiled function, which cannot import.
-_MODULES: dict[str, ModuleType] = {"cpu": cpu, "torch": portable, "reference": reference}
+_MODULES: dict[str, ModuleType] = {
+    "cpu": cpu,
+    "triton": triton,
+    "torch": portable,
+    "reference": reference,
+}
 BACKENDS: tuple[str, ...] = tuple(_MODULES)
 
 

@@ -62,10 +62,11 @@ def _backward(
     lse: Tensor | None,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    del out, lse  # for backends that do not compute the softmax's sums again
     *window, impl = options
-    backward = load_backend(impl).local_attention_backward
-    grad_q, grad_k, grad_v, grad_position = backward(grad, (q, k, v), position, Window(*window))
+    backend = load_backend(impl)
+    kept = ((out, lse),) if backend.BACKWARD_READS_OUTPUT else ()  # the others compute the softmax's sums again
+    backward = backend.local_attention_backward
+    grad_q, grad_k, grad_v, grad_position = backward(grad, (q, k, v), position, Window(*window), *kept)
     return grad_q, grad_k, grad_v, or_empty(grad_position, q)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["convolution_path", "convolution_path_backward"]
+__all__ = ["border_map", "constant_map", "convolution_path", "convolution_path_backward", "pull_back_border_map"]
 
 Weights = tuple[Tensor, Tensor, Tensor | None]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -44,10 +44,27 @@ def _compose(fc_weight: Tensor, shift_weight: Tensor) -> Tensor:
     return torch.einsum("ciyx,ij->cjyx", shift_weight, fc_weight).contiguous()
 
 
-def _border_map(fc_bias: Tensor, shift_weight: Tensor, pieces: Tensor, stride: int, dilation: int) -> Tensor:
+def border_map(fc_bias: Tensor, shift_weight: Tensor, pieces: Tensor, stride: int, dilation: int) -> Tensor:
     """What the FC's bias adds to the output: zero padding makes it depend on the distance to the border."""
+    taps = torch.einsum("ciyx,i->cyx", shift_weight, fc_bias)
+    return constant_map(taps, pieces.shape[3:], stride, dilation)
+
+
+def constant_map(taps: Tensor, size: torch.Size, stride: int, dilation: int) -> Tensor:
+    """Kernels [C, k, k] over a map of ones with zeros around it: [1, C, H', W']."""
+    return _conv(taps.new_ones((1, 1, *size)), taps.unsqueeze(1), 1, stride, dilation)
+
+
+def pull_back_border_map(
+    grad: Tensor, fc_bias: Tensor, shift_weight: Tensor, pieces: Tensor, spacing: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the kernels and of the FC's bias through `border_map`, whose stride and dilation are `spacing`."""
     taps = torch.einsum("ciyx,i->cyx", shift_weight, fc_bias).unsqueeze(1)
-    return _conv(taps.new_ones((1, 1, *pieces.shape[3:])), taps, 1, stride, dilation)
+    ones = taps.new_ones((1, 1, *pieces.shape[3:]))
+    _, grad_taps = _conv_backward(grad.sum(0, keepdim=True), ones, taps, 1, *spacing)
+    grad_taps = grad_taps.squeeze(1)
+    grad_shift = grad_taps.unsqueeze(1) * fc_bias[:, None, None]
+    return grad_shift, torch.einsum("cyx,ciyx->i", grad_taps, shift_weight)
 
 
 def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
@@ -57,7 +74,7 @@ def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: in
     if form == "composed":
         out = _conv(pieces.flatten(1, 2), _compose(fc_weight, shift_weight), groups, stride, dilation)
         if fc_bias is not None:
-            out = out + _border_map(fc_bias, shift_weight, pieces, stride, dilation)
+            out = out + border_map(fc_bias, shift_weight, pieces, stride, dilation)
         return out
     return _conv(_maps(pieces, fc_weight, fc_bias).flatten(1, 2), shift_weight, groups, stride, dilation)
 
@@ -87,12 +104,8 @@ def convolution_path_backward(
         grad_pieces = grad_pieces.unflatten(1, (groups, -1))
         if fc_bias is None:
             return grad_pieces, grad_fc, grad_shift, None
-        taps = torch.einsum("ciyx,i->cyx", shift_weight, fc_bias).unsqueeze(1)
-        ones = taps.new_ones((1, 1, *pieces.shape[3:]))
-        _, grad_taps = _conv_backward(grad.sum(0, keepdim=True), ones, taps, 1, stride, dilation)
-        grad_taps = grad_taps.squeeze(1)
-        grad_shift = grad_shift + grad_taps.unsqueeze(1) * fc_bias[:, None, None]
-        return grad_pieces, grad_fc, grad_shift, torch.einsum("cyx,ciyx->i", grad_taps, shift_weight)
+        more_shift, grad_bias = pull_back_border_map(grad, fc_bias, shift_weight, pieces, (stride, dilation))
+        return grad_pieces, grad_fc, grad_shift + more_shift, grad_bias
     maps = _maps(pieces, fc_weight, fc_bias)
     grad_maps, grad_shift = _conv_backward(grad, maps.flatten(1, 2), shift_weight, *options)
     grad_maps = grad_maps.unflatten(1, (groups, -1)).flatten(3)

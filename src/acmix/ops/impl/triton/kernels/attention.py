@@ -1,0 +1,166 @@
+"""The output of window attention and the gradient of its queries: every program owns queries and walks over their keys.
+
+A key's row is loaded once for the R queries below each other that see it. Softmax is computed online in base 2, in
+float32. Nothing is masked but what is stored: places past the end repeat the last one.
+"""
+
+import triton
+import triton.language as tl
+
+from acmix.ops.impl.triton.kernels.window import along_places, channels_of, image_of, load, pixels, reflect
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+_LOWEST = tl.constexpr(-1e38)
+
+
+@triton.jit
+def places_of(tile, rows, columns, PLACES: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
+    """First row [P] and column [P] of a tile's places, and whether they are there."""
+    index = tile * PLACES + tl.arange(0, PLACES)
+    count = tl.cdiv(rows, ROWS) * columns
+    there = index < count
+    # Where there is none at all (a stride beyond the map), what comes out is not stored either.
+    index = tl.maximum(tl.minimum(index, count - 1), 0)
+    length = tl.maximum(columns, 1)
+    row, column = index // length * ROWS, index % length
+    if WIDE:
+        row, column = row.to(tl.int64), column.to(tl.int64)
+    return row, column, there
+
+
+@triton.jit
+def rows_below(row, ROWS: tl.constexpr):
+    """[P] -> [R, P]: the rows of the pixels at each place."""
+    return tl.expand_dims(row, 0) + tl.expand_dims(tl.arange(0, ROWS), 1)
+
+
+@triton.jit
+def seen_by(step, radius, ROWS: tl.constexpr):
+    """[R, 1]: which of the queries below each other have the key row `step` of the first one's window in theirs."""
+    below = tl.arange(0, ROWS)
+    return tl.expand_dims((step >= below) & (step <= below + 2 * radius), 1)
+
+
+@triton.jit
+def key_and_value(
+    k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x,
+    MASKED: tl.constexpr, HAS_POSITION: tl.constexpr,
+):  # fmt: skip
+    """Keys less their position, and values, at pixels (y, x)."""
+    key = load(pixels(k, k_strides, channels, y, x), inside, MASKED)
+    if HAS_POSITION:
+        key -= load(pixels(position, position_strides, channels, y, x), inside, MASKED)
+    return key, load(pixels(v, v_strides, channels, y, x), inside, MASKED)
+
+
+@triton.jit
+def attention_forward(
+    q, k, v, position, out, lse,
+    q_strides, k_strides, v_strides, position_strides, out_strides,
+    heads, height, width, rows, columns, radius, scale,
+    HEAD: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, REPEATED: tl.constexpr,
+    WIDE: tl.constexpr, HAS_POSITION: tl.constexpr, ALIKE: tl.constexpr,
+    D: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr, D_AXIS: tl.constexpr,
+):  # fmt: skip
+    """out [B, N, D, H', W'] and lse [B, N, H', W'] of q (at the stride), k, v [B, N, D, H, W]."""
+    if ALIKE:
+        v_strides = k_strides  # so that the compiler knows it, and computes an address once
+    tiles = tl.cdiv(tl.cdiv(rows, ROWS) * columns, PLACES)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    batch, head = image // heads, image % heads
+    row, column, there = places_of(tl.program_id(0) % tiles, rows, columns, PLACES, ROWS, WIDE)
+    channels = channels_of(D, D_AXIS, WIDE)
+    inside = channels < HEAD
+
+    own_rows = rows_below(row, ROWS)
+    readable = tl.expand_dims(tl.minimum(own_rows, rows - 1), D_AXIS)
+    own_columns = along_places(column, D_AXIS)
+    q = image_of(q, q_strides, batch, head)
+    k = image_of(k, k_strides, batch, head)
+    v = image_of(v, v_strides, batch, head)
+    queries = load(pixels(q, q_strides, channels, readable, own_columns), inside, HEAD != D) * (scale * LOG2_E)
+
+    highest = tl.full([ROWS, PLACES], _LOWEST, tl.float32)
+    total = tl.zeros([ROWS, PLACES], tl.float32)
+    mixed = tl.zeros_like(queries)
+    for step in range(2 * radius + ROWS):
+        y = along_places(reflect(row * STRIDE + (step - radius) * DILATION, height, REPEATED), D_AXIS)
+        seen = seen_by(step, radius, ROWS)
+        for side in range(2 * radius + 1):
+            x = along_places(reflect(column * STRIDE + (side - radius) * DILATION, width, REPEATED), D_AXIS)
+            key, value = key_and_value(
+                k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x, HEAD != D, HAS_POSITION
+            )
+            logits = tl.sum(queries * key, D_AXIS)
+            if ROWS > 1:
+                logits = tl.where(seen, logits, float("-inf"))
+            higher = tl.maximum(highest, logits)
+            shrink, weight = tl.exp2(highest - higher), tl.exp2(logits - higher)
+            total = total * shrink + weight
+            mixed = mixed * tl.expand_dims(shrink, D_AXIS) + tl.expand_dims(weight, D_AXIS) * value
+            highest = higher
+
+    stored = (own_rows < rows) & tl.expand_dims(there, 0)
+    mixed = mixed / tl.expand_dims(total, D_AXIS)
+    out = image_of(out, out_strides, batch, head)
+    target = pixels(out, out_strides, channels, readable, own_columns)
+    tl.store(target, mixed.to(out.dtype.element_ty), mask=tl.expand_dims(stored, D_AXIS) & inside)
+    lse += image * rows * columns
+    tl.store(lse + own_rows * columns + tl.expand_dims(column, 0), highest * LN_2 + tl.log(total), mask=stored)
+
+
+@triton.jit
+def attention_backward_queries(
+    grad, q, k, v, position, out, lse, grad_q, delta,
+    grad_strides, q_strides, k_strides, v_strides, position_strides, out_strides, grad_q_strides,
+    heads, height, width, rows, columns, radius, scale,
+    HEAD: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, REPEATED: tl.constexpr,
+    WIDE: tl.constexpr, HAS_POSITION: tl.constexpr, ALIKE: tl.constexpr,
+    D: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr, D_AXIS: tl.constexpr,
+):  # fmt: skip
+    """grad_q, laid out as q (at the stride), and delta [B, N, H', W'], each query's product of output and gradient."""
+    if ALIKE:
+        v_strides = k_strides
+    tiles = tl.cdiv(tl.cdiv(rows, ROWS) * columns, PLACES)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    batch, head = image // heads, image % heads
+    row, column, there = places_of(tl.program_id(0) % tiles, rows, columns, PLACES, ROWS, WIDE)
+    channels = channels_of(D, D_AXIS, WIDE)
+    inside = channels < HEAD
+
+    own_rows = rows_below(row, ROWS)
+    lower = tl.minimum(own_rows, rows - 1)
+    readable = tl.expand_dims(lower, D_AXIS)
+    own_columns = along_places(column, D_AXIS)
+    q = image_of(q, q_strides, batch, head)
+    k = image_of(k, k_strides, batch, head)
+    v = image_of(v, v_strides, batch, head)
+    out = image_of(out, out_strides, batch, head)
+    grad = image_of(grad, grad_strides, batch, head)
+    queries = load(pixels(q, q_strides, channels, readable, own_columns), inside, HEAD != D) * (scale * LOG2_E)
+    grads = load(pixels(grad, grad_strides, channels, readable, own_columns), inside, HEAD != D)
+    offset = tl.sum(grads * load(pixels(out, out_strides, channels, readable, own_columns), inside, HEAD != D), D_AXIS)
+    stored = (own_rows < rows) & tl.expand_dims(there, 0)
+    sums = image * rows * columns + lower * columns + tl.expand_dims(column, 0)
+    tl.store(delta + sums, offset, mask=stored)
+    logs = tl.load(lse + sums) * LOG2_E
+
+    result = tl.zeros_like(queries)
+    for step in range(2 * radius + ROWS):
+        y = along_places(reflect(row * STRIDE + (step - radius) * DILATION, height, REPEATED), D_AXIS)
+        seen = seen_by(step, radius, ROWS)
+        for side in range(2 * radius + 1):
+            x = along_places(reflect(column * STRIDE + (side - radius) * DILATION, width, REPEATED), D_AXIS)
+            key, value = key_and_value(
+                k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x, HEAD != D, HAS_POSITION
+            )
+            logits = tl.sum(queries * key, D_AXIS) - logs
+            if ROWS > 1:
+                logits = tl.where(seen, logits, float("-inf"))
+            grad_logits = tl.exp2(logits) * (tl.sum(grads * value, D_AXIS) - offset)
+            result += tl.expand_dims(grad_logits, D_AXIS) * key
+
+    grad_q = image_of(grad_q, grad_q_strides, batch, head)
+    target = pixels(grad_q, grad_q_strides, channels, readable, own_columns)
+    tl.store(target, (result * scale).to(grad_q.dtype.element_ty), mask=tl.expand_dims(stored, D_AXIS) & inside)
