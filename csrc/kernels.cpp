@@ -8,32 +8,43 @@
 namespace acmix::ACMIX_ISA {
 namespace {
 
+// Where better instruction sets are compiled beside this one, it is small: one loop for all windows.
+#ifdef ACMIX_SMALL
+constexpr bool kSmall = true;
+#else
+constexpr bool kSmall = false;
+#endif
+
 int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : -a.kernel; }
 
 template <class T>
 void forward_of(const Attention& a, int64_t first, int64_t last) {
-  switch (usual(a)) {
-    case 3: return attention_forward<3, T>(a, first, last);
-    case 5: return attention_forward<5, T>(a, first, last);
-    case 7: return attention_forward<7, T>(a, first, last);
-    case -3: return attention_forward<-3, T>(a, first, last);
-    case -5: return attention_forward<-5, T>(a, first, last);
-    case -7: return attention_forward<-7, T>(a, first, last);
-    default: return attention_forward<0, T>(a, first, last);
+  if constexpr (!kSmall) {
+    switch (usual(a)) {
+      case 3: return attention_forward<3, T>(a, first, last);
+      case 5: return attention_forward<5, T>(a, first, last);
+      case 7: return attention_forward<7, T>(a, first, last);
+      case -3: return attention_forward<-3, T>(a, first, last);
+      case -5: return attention_forward<-5, T>(a, first, last);
+      case -7: return attention_forward<-7, T>(a, first, last);
+    }
   }
+  attention_forward<0, T>(a, first, last);
 }
 
 template <class T>
 void backward_of(const Attention& a, int64_t first, int64_t last) {
-  switch (usual(a)) {
-    case 3: return attention_backward<3, T>(a, first, last);
-    case 5: return attention_backward<5, T>(a, first, last);
-    case 7: return attention_backward<7, T>(a, first, last);
-    case -3: return attention_backward<-3, T>(a, first, last);
-    case -5: return attention_backward<-5, T>(a, first, last);
-    case -7: return attention_backward<-7, T>(a, first, last);
-    default: return attention_backward<0, T>(a, first, last);
+  if constexpr (!kSmall) {
+    switch (usual(a)) {
+      case 3: return attention_backward<3, T>(a, first, last);
+      case 5: return attention_backward<5, T>(a, first, last);
+      case 7: return attention_backward<7, T>(a, first, last);
+      case -3: return attention_backward<-3, T>(a, first, last);
+      case -5: return attention_backward<-5, T>(a, first, last);
+      case -7: return attention_backward<-7, T>(a, first, last);
+    }
   }
+  attention_backward<0, T>(a, first, last);
 }
 
 #ifdef ACMIX_HAS_MASKS
