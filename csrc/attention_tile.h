@@ -8,7 +8,7 @@ namespace acmix::ACMIX_ISA {
 constexpr int64_t kGroup = 3;  // query rows that share key rows, at most
 
 // K at compile time for the usual windows: positive without stride and dilation, where the keys of neighbouring offsets
-// are neighbours themselves, negative elsewhere; 0 for all other windows, which are known at run time.
+// are neighbours themselves, negative with them; 0 for all other windows, which are known at run time.
 template <int K>
 ACMIX_INLINE int64_t window(const Attention& a) {
   return K > 0 ? K : K < 0 ? -K : a.kernel;

@@ -111,7 +111,7 @@ ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights
 template <int NO, class T>
 ACMIX_INLINE void convolve_places(const Walk& walk, int64_t places, const T* const* in, const T* weights, T* const* out,
                                   int64_t channel) {
-  if (places == 3 && walk.kernel == 3) convolve<3, NO, 3>(walk, in, weights, out, channel);
+  if (!kSmall && places == 3 && walk.kernel == 3) convolve<kSmall ? 0 : 3, NO, 3>(walk, in, weights, out, channel);
   else if (places == 3) convolve<0, NO, 3>(walk, in, weights, out, channel);
   else if (places == 2) convolve<0, NO, 2>(walk, in, weights, out, channel);
   else convolve<0, NO, 1>(walk, in, weights, out, channel);

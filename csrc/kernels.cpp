@@ -8,13 +8,6 @@
 namespace acmix::ACMIX_ISA {
 namespace {
 
-// Where better instruction sets are compiled beside this one, it is small: one loop for all windows.
-#ifdef ACMIX_SMALL
-constexpr bool kSmall = true;
-#else
-constexpr bool kSmall = false;
-#endif
-
 int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : -a.kernel; }
 
 template <class T>
@@ -24,8 +17,6 @@ void forward_of(const Attention& a, int64_t first, int64_t last) {
       case 3: return attention_forward<3, T>(a, first, last);
       case 5: return attention_forward<5, T>(a, first, last);
       case 7: return attention_forward<7, T>(a, first, last);
-      case -3: return attention_forward<-3, T>(a, first, last);
-      case -5: return attention_forward<-5, T>(a, first, last);
       case -7: return attention_forward<-7, T>(a, first, last);
     }
   }
@@ -39,8 +30,6 @@ void backward_of(const Attention& a, int64_t first, int64_t last) {
       case 3: return attention_backward<3, T>(a, first, last);
       case 5: return attention_backward<5, T>(a, first, last);
       case 7: return attention_backward<7, T>(a, first, last);
-      case -3: return attention_backward<-3, T>(a, first, last);
-      case -5: return attention_backward<-5, T>(a, first, last);
       case -7: return attention_backward<-7, T>(a, first, last);
     }
   }

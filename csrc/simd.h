@@ -25,6 +25,13 @@
 
 namespace acmix::ACMIX_ISA {
 
+// Where better instruction sets are compiled beside this one, it is small: one loop for all windows.
+#ifdef ACMIX_SMALL
+constexpr bool kSmall = true;
+#else
+constexpr bool kSmall = false;
+#endif
+
 // Vectors that the processor holds at a time.
 #if defined(__aarch64__)
 constexpr int kRegisters = 32;
