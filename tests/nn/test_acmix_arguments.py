@@ -101,6 +101,29 @@ def test_an_empty_map_is_named(shape: tuple[int, ...]) -> None:
         ACmix(8, 8)(torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    ("like", "came"),
+    [
+        ({"dtype": torch.float64}, "torch.float64 on cpu"),
+        ({"dtype": torch.float16}, "torch.float16 on cpu"),
+        ({"device": "meta"}, "torch.float32 on meta"),
+    ],
+    ids=["float64", "float16", "meta"],
+)
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_an_input_of_another_dtype_or_device_is_named(like: dict[str, Any], came: str, impl: str) -> None:
+    told = f"ACmix: the input is {came} but the parameters are torch.float32 on cpu, expected one dtype and one device"
+    for x in (torch.zeros(1, 8, 5, 5), torch.zeros(8, 5, 5)):
+        with pytest.raises(TypeError, match=told):
+            ACmix(8, 8, impl=impl)(x.to(**like))
+
+
+def test_under_autocast_an_input_of_another_dtype_is_none_of_that() -> None:
+    layer = ACmix(8, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(1, 8, 5, 5)).dtype == torch.bfloat16
+
+
 def test_repr_names_what_is_not_at_its_default() -> None:
     text = repr(ACmix(8, 16, 5, 2, stride=2, dilation=3, position_step=0.1, paths="attention", impl="torch"))
     for part in ("8, 16", "kernel_att=5", "num_heads=2", "stride=2", "dilation=3", "attention", "torch", "0.1"):

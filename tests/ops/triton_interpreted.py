@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.export import Dim
 
 from acmix import ACmix
 from acmix.bench.timing import WallClock
@@ -218,6 +219,17 @@ def test_the_compiled_layer_is_the_layer(memory_format: torch.memory_format) -> 
     layer.impl = "reference"
     for got, expected in zip(ours, results(layer), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_exported_layer_runs_the_kernels_at_other_sizes() -> None:
+    torch.manual_seed(0)
+    layer, shapes = ACmix(6, 6, 3, 2, impl="triton"), {"x": {0: Dim("b"), 2: Dim("h"), 3: Dim("w")}}
+    program = torch.export.export(layer, (torch.randn(2, 6, 5, 4),), dynamic_shapes=shapes)
+    attention = [node for node in program.graph.nodes if node.target is OPS.local_attention.default]
+    assert [node.args[-1] for node in attention] == ["triton"]
+    for shape in ((1, 6, 3, 5), (2, 6, 1, 1)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program.module()(x), layer(x))
 
 
 def test_autocast_reaches_the_kernels() -> None:

@@ -26,6 +26,17 @@ def test_the_demo_trains_three_networks_and_draws(tmp_path: Path, capsys: pytest
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_the_whole_demo_learns_to_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At least 98.5 % of the 360 test images, what 3-NN gets about."""
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
+    told = capsys.readouterr().out
+    assert "360 held-out images" in told
+    accuracies = dict(re.findall(r"^(\w+_resnet14) .*? (\d+\.\d\d) %", told, re.MULTILINE))
+    assert accuracies.keys() == {"acmix_resnet14", "conv_resnet14", "attn_resnet14"}
+    assert float(accuracies["acmix_resnet14"]) >= 98.5, told
+
+
 def test_a_demo_never_overwrites_another(tmp_path: Path) -> None:
     (tmp_path / "demo" / "acmix").mkdir(parents=True)
     (tmp_path / "demo-2" / "acmix").mkdir(parents=True)

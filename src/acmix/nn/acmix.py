@@ -13,7 +13,7 @@ from acmix.nn.pointwise import pointwise, position_code
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
-from acmix.ops.autocast import autocast
+from acmix.ops.autocast import autocast, is_autocasting
 from acmix.ops.checks import check_positive, check_tensors, check_window
 from acmix.ops.collapsed import PathWeights, collapsed_path, runs_collapsed
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
@@ -221,6 +221,12 @@ class ACmix(TwoPaths):
         if wrong or (not torch.compiler.is_compiling() and 0 in x.shape[2:]):
             expected = f"[B, {self.in_channels}, H, W] or [{self.in_channels}, H, W] with H, W >= 1"
             raise ValueError(f"ACmix: the input has shape {tuple(x.shape)}, expected {expected}.")
+        weight = self.query._parameters.get("weight")  # None where a parametrization computes it
+        if weight is None or torch.compiler.is_compiling() or is_autocasting(x.device.type):
+            return
+        if x.dtype != weight.dtype or x.device != weight.device:
+            came = f"the input is {x.dtype} on {x.device} but the parameters are {weight.dtype} on {weight.device}"
+            raise TypeError(f"ACmix: {came}, expected one dtype and one device; move one of them with .to(...).")
 
     def _window(self) -> Window:
         return {"stride": self.stride, "dilation": self.dilation}

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-__all__ = ["autocast"]
+__all__ = ["autocast", "is_autocasting"]
+
+
+def is_autocasting(device: str) -> bool:
+    """Whether autocast is on for devices of this type, "cpu" or "cuda"."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def autocast(x: Tensor) -> Tensor:
@@ -11,6 +16,4 @@ def autocast(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == torch.float64:
         return x  # what is no floating-point tensor, the checks name
     device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
+    return x.to(torch.get_autocast_dtype(device)) if is_autocasting(device) else x
