@@ -76,13 +76,14 @@ STAGES := 64x56 128x28 256x14 512x7
 
 bench-cuda: $(STAMP)
 	$(BIN)/python -c 'import torch, sys; torch.cuda.is_available() or sys.exit("make bench-cuda: torch finds no CUDA device here")'
-	$(BIN)/python -m pytest -m cuda
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python -m pytest -m cuda
 	$(BIN)/python scripts/choose_convolution_forms.py
 	$(BENCH) layers $(AUTHORS) --only ours torch official $(CUDA)
 	$(BENCH) layers $(AUTHORS) --only ours torch official $(CUDA) --dtype bfloat16 --channels-last
 	$(BENCH) attention --only ours reference-compiled flex natten --shapes $(STAGES) $(CUDA) --dtype bfloat16
 	$(BENCH) attention --only ours reference-compiled flex natten --shapes 64x56 $(CUDA)
 	$(BENCH) networks acmix_resnet50:resnet50 $(CUDA) --dtype bfloat16 --channels-last
+	$(BENCH) networks acmix_resnet50:resnet50 $(CUDA) --dtype bfloat16 --channels-last --batch 256 --modes training
 
 bench-page: $(STAMP)
 	$(BIN)/python scripts/make_benchmarks_page.py

@@ -75,6 +75,11 @@ std::string instruction_sets() {
   return names;
 }
 
+// What these operators take and give, as a number: the Python beside this library knows which one it needs.
+constexpr int64_t kInterface = 2;
+
+int64_t interface() { return kInterface; }
+
 bool use_instruction_set(std::string name) { return acmix::choose(name.c_str()); }
 
 }  // namespace
@@ -87,6 +92,7 @@ STABLE_TORCH_LIBRARY(acmix_cpu, m) {
   m.def("convolution_forward(Tensor x, Tensor weight, Tensor(a!) out, int stride, int dilation, bool ones) -> ()");
   m.def("convolution_backward(Tensor grad, Tensor x, Tensor weight, Tensor(a!) grad_x, Tensor(b!) grad_weight, "
         "int stride, int dilation, bool ones) -> ()");
+  m.def("interface() -> int");
   m.def("instruction_sets() -> str");
   m.def("use_instruction_set(str name) -> bool");
 }
@@ -99,6 +105,7 @@ STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CompositeExplicitAutograd, m) {
+  m.impl("interface", TORCH_BOX(&interface));
   m.impl("instruction_sets", TORCH_BOX(&instruction_sets));
   m.impl("use_instruction_set", TORCH_BOX(&use_instruction_set));
 }

@@ -9,7 +9,7 @@ import torch
 
 import acmix
 import acmix.models
-from acmix.analysis.backends import available_devices, backend_answers, layer_backends
+from acmix.analysis.backends import OPS, available_devices, backend_answers, layer_backends
 from acmix.cli import main
 from acmix.ops.dispatch import BACKENDS, load_backend
 
@@ -40,7 +40,9 @@ def test_versions_devices_and_backends_are_told(overview: str) -> None:
     assert f"{torch.get_num_threads()} threads" in overview
     for device in available_devices():
         assert f"Backends on {device}" in overview
-    assert all(re.search(rf"^{name} +(yes|no) +(yes|no)$", overview, re.MULTILINE) for name in BACKENDS)
+    assert re.search(r"^operator +" + " +".join(BACKENDS), overview, re.MULTILINE)
+    assert all(re.search(rf"^{op}( +(yes|no)){{{len(BACKENDS)}}}", overview, re.MULTILINE) for op in OPS)
+    assert re.search(r"^window_attention +no +no +yes +yes", overview, re.MULTILINE)
 
 
 def test_a_reason_is_printed_for_what_cannot_run(
@@ -51,8 +53,8 @@ def test_a_reason_is_printed_for_what_cannot_run(
     monkeypatch.setattr(acmix.models, "list_models", lambda: ["acmix_resnet14"])
     assert main(["info", "--image-size", "32"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^torch +no +no$", text, re.MULTILINE)
-    assert "torch cannot run local_attention: no local_attention today" in text
+    assert re.search(r"^local_attention +(yes|no) +(yes|no) +no +yes", text, re.MULTILINE)
+    assert "torch cannot run: no local_attention today" in text
 
 
 def test_without_timm_all_but_the_networks_is_told(
@@ -84,6 +86,15 @@ def test_every_acmix_layer_says_its_backend(capsys: pytest.CaptureFixture[str]) 
     )
     assert len(layers) == 8
     assert {line[-1] for line in layers} == {chosen}
+
+
+@pytest.mark.parametrize("name", ["acmix_san10", "acmix_pvt_tiny", "acmix_swin_tiny"])
+def test_layers_of_other_hosts_say_theirs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", name, "--image-size", "64"]) == 0
+    layers = [line for line in lines(capsys.readouterr().out) if any("ACmix" in word for word in line)]
+    assert layers
+    # The convolution path has native kernels, their attention has none.
+    assert all("torch" in " ".join(line[-2:]) for line in layers)
 
 
 def test_arguments_shape_the_model(capsys: pytest.CaptureFixture[str]) -> None:

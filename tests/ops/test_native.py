@@ -11,6 +11,7 @@ from acmix import ACmix
 from acmix.functional import convolution_path, local_attention
 from acmix.ops.dispatch import backend_reasons, choose_backend
 from acmix.ops.impl import cpu
+from acmix.ops.impl.cpu.native import _load
 from acmix.ops.problem import Problem
 from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 
@@ -45,6 +46,13 @@ def test_any_number_of_threads_gives_the_same_bits(instructions: str, stride: in
         # The FC's gradients go through torch's own products of small matrices.
         differ = [name for name, a, b in zip(names[:6], runs[0], other, strict=False) if not torch.equal(a, b)]
         assert differ == []
+
+
+def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acmix.ops.impl.cpu.native._INTERFACE", -1)
+    assert "was built from other sources" in str(_load())
+    monkeypatch.setattr("acmix.ops.impl.cpu.native._interface", lambda: -1)
+    assert _load() is None
 
 
 def test_auto_takes_it_on_a_cpu() -> None:

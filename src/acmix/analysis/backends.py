@@ -1,18 +1,19 @@
 """Which backends can run here, why the others cannot, and which one a layer would get."""
 
+from typing import get_args
+
 import torch
 
-from acmix.nn import ACmix
+from acmix.nn.two_paths import TwoPaths
 from acmix.ops.dispatch import BACKENDS, backend_reasons
 from acmix.ops.problem import OpName, Problem
 
 __all__ = ["OPS", "available_devices", "backend_answers", "layer_backends"]
 
-OPS: tuple[OpName, ...] = ("local_attention", "convolution_path")
+OPS: tuple[OpName, ...] = get_args(OpName)
 
 # The layers of the ResNets: a 7 x 7 window, a 3 x 3 kernel, and the head width of their first stage.
-_TYPICAL_KERNEL: dict[OpName, int] = {"local_attention": 7, "convolution_path": 3}
-_TYPICAL_HEAD_WIDTH = 16
+_TYPICAL_WINDOW, _TYPICAL_KERNEL, _TYPICAL_HEAD_WIDTH = 7, 3, 16
 
 
 def available_devices() -> list[str]:
@@ -22,7 +23,7 @@ def available_devices() -> list[str]:
 
 
 def backend_answers(device: str, dtype: torch.dtype = torch.float32) -> dict[OpName, dict[str, list[str]]]:
-    """Asks every backend about both operators at the sizes of a ResNet's layers.
+    """Asks every backend about every operator at the sizes of a ResNet's layers.
 
     Args:
         device: device type, such as "cpu".
@@ -31,31 +32,33 @@ def backend_answers(device: str, dtype: torch.dtype = torch.float32) -> dict[OpN
     Returns:
         For each operator and backend, in order of preference, the reasons why it cannot run; none: it can.
     """
-    return {op: backend_reasons(Problem(op, device, dtype, _TYPICAL_KERNEL[op], _TYPICAL_HEAD_WIDTH)) for op in OPS}
+    return {op: backend_reasons(Problem(op, device, dtype, _typical_kernel(op), _TYPICAL_HEAD_WIDTH)) for op in OPS}
 
 
-def layer_backends(layer: ACmix, device: str, dtype: torch.dtype = torch.float32) -> dict[OpName, str]:
-    """Says which backend each path of a layer would get.
+def _typical_kernel(op: OpName) -> int:
+    return _TYPICAL_KERNEL if op == "convolution_path" else _TYPICAL_WINDOW
+
+
+def layer_backends(layer: TwoPaths, device: str, dtype: torch.dtype = torch.float32) -> dict[OpName, str]:
+    """Says which backend each operator of a layer would get.
 
     Args:
-        layer: the layer; paths that it does not have are left out.
+        layer: the layer, in any host; operators of paths that it does not have are left out.
         device: device type of its input, such as "cpu".
         dtype: dtype of its input.
 
     Returns:
         The backend's name for each operator, "none" where no backend can run it.
     """
+    ops = layer.attention_ops(layer.paths)
+    if layer.paths != "attention" and layer.shift.form != "tensor":
+        ops += ("convolution_path",)
     chosen: dict[OpName, str] = {}
-    sizes: tuple[tuple[OpName, int, bool], ...] = (
-        ("local_attention", layer.kernel_att, layer.paths != "convolution"),
-        ("convolution_path", layer.kernel_conv, layer.paths != "attention"),
-    )
-    for op, kernel_size, there in sizes:
-        if not there:
-            continue
-        head_width = layer.out_channels // layer.num_heads
-        problem = Problem(op, device, dtype, kernel_size, head_width, layer.stride, layer.dilation)
+    for op in ops:
+        window = layer.kernel_conv if op == "convolution_path" else getattr(layer, "kernel_att", _TYPICAL_WINDOW)
+        width = getattr(layer, "head_width", _TYPICAL_HEAD_WIDTH)
+        stride, dilation = getattr(layer, "stride", 1), getattr(layer, "dilation", 1)
+        reasons = backend_reasons(Problem(op, device, dtype, window, width, stride, dilation))
         asked = BACKENDS if layer.impl == "auto" else (layer.impl,)
-        reasons = backend_reasons(problem)
         chosen[op] = next((name for name in asked if not reasons[name]), "none")
     return chosen

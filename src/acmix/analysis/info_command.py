@@ -13,7 +13,7 @@ from acmix.analysis.complexity import Complexity, UnitComplexity, count_complexi
 from acmix.analysis.environment import describe_environment
 from acmix.analysis.trained import build_untrained
 from acmix.errors import UserError
-from acmix.nn import ACmix
+from acmix.nn.two_paths import TwoPaths
 from acmix.packages import how_to_install, missing
 from acmix.tables import format_count, format_table
 
@@ -88,13 +88,19 @@ def _backends() -> str:
     for device in available_devices():
         answers = backend_answers(device)
         names = list(answers[OPS[0]])
-        rows = [(name, *("yes" if not answers[op][name] else "no" for op in OPS)) for name in names]
+        rows = [(op, *("no" if answers[op][name] else "yes" for name in names)) for op in OPS]
         lines = [f'Backends on {device} (impl="auto" takes the first that can run):', ""]
-        lines.append(format_table(("backend", *OPS), rows))
-        why_not = [(name, op, reason) for op in OPS for name in names for reason in answers[op][name]]
-        lines += [f"{name} cannot run {op}: {reason}" for name, op, reason in why_not]
+        lines.append(format_table(("operator", *names), rows, left=range(len(names) + 1)))
+        for name in names:
+            reasons = dict.fromkeys(reason for op in OPS for reason in answers[op][name] if not _is_absence(reason))
+            lines += [f"{name} cannot run: {reason}" for reason in reasons]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _is_absence(reason: str) -> bool:
+    """Whether a backend has no such operator, which the table shows and nobody can mend."""
+    return reason.startswith("it has no ")
 
 
 def _model_page(name: str, model_args: Mapping[str, Any], image_size: int) -> str:
@@ -122,7 +128,7 @@ def _model_page(name: str, model_args: Mapping[str, Any], image_size: int) -> st
 
 def _row(unit: UnitComplexity, model: "nn.Module", total: Complexity, device: str) -> tuple[str, ...]:
     module = model.get_submodule(unit.name)
-    backends = layer_backends(module, device) if isinstance(module, ACmix) else {}
+    backends = layer_backends(module, device) if isinstance(module, TwoPaths) else {}
     return (
         unit.name,
         unit.kind,

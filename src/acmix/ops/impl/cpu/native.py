@@ -12,6 +12,8 @@ ENVIRONMENT = "ACMIX_CPU_INSTRUCTIONS"
 """Environment variable that names the instruction set to use: "auto", "avx512", "avx2" or "portable"."""
 
 _FILE = "libacmix_cpu.so"
+# What the library's operators take and give; changes with `kInterface` in csrc/library.cpp.
+_INTERFACE = 2
 _HINT = "reinstall acmix where torch and a C++ compiler are: pip install --force-reinstall --no-deps acmix"
 
 
@@ -29,6 +31,11 @@ def _names() -> tuple[str, ...]:
     return tuple(str(torch.ops.acmix_cpu.instruction_sets()).split())
 
 
+def _interface() -> int:
+    """The loaded library's number; 0 of those that have none."""
+    return int(torch.ops.acmix_cpu.interface()) if hasattr(torch.ops.acmix_cpu, "interface") else 0
+
+
 def _load() -> str | None:
     """Loads the library; returns why it is not there, or None."""
     path = next((path for path in _candidates() if path.exists()), None)
@@ -38,6 +45,8 @@ def _load() -> str | None:
         torch.ops.load_library(str(path))
     except OSError as error:
         return f"its library does not load ({error}); {_HINT}"
+    if _interface() != _INTERFACE:
+        return f"its library was built from other sources than these; {_HINT}"
     wanted = os.environ.get(ENVIRONMENT, "auto")
     if not torch.ops.acmix_cpu.use_instruction_set(wanted):
         return f"{ENVIRONMENT}={wanted!r}, but this processor has {', '.join(_names())}; choose one or 'auto'"
