@@ -253,8 +253,8 @@ class DirectBackward {
   }
 
   void unpack(const float* packed, float* to) const {
-    for (int64_t y = first_; y < last_; ++y) {
-      for (int64_t d = 0; d < a_.width; ++d) {
+    for (int64_t d = 0; d < a_.width; ++d) {
+      for (int64_t y = first_; y < last_; ++y) {
         unpack_row<K, S>(packed + (y - first_) * row_ + d * plan_.pitch, a_.columns, plan_.phase, to + (d * a_.height + y) * a_.columns);
       }
     }

@@ -180,8 +180,8 @@ template <int STEP, int K, int S>
 ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float factor, float* to, int64_t channel, int64_t row) {
   const int64_t width = t.plan.call.width, x = t.tile * kMaskLanes;
   const int64_t columns = STEP == S ? t.plan.call.columns : t.plan.call.out_columns;
-  for (int64_t r = 0; r < t.rows; ++r) {
-    for (int64_t d = 0; d < width; ++d) {
+  for (int64_t d = 0; d < width; ++d) {
+    for (int64_t r = 0; r < t.rows; ++r) {
       const float* line = from.data + (t.y + r) * STEP * from.row + d * from.channel;
       store(to + r * row + d * channel, read_apart<STEP>(line, x, columns, t.own) * factor);
     }
@@ -219,12 +219,13 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, int64_t columns
   }
 }
 
-// Rows first..last of keys or values, less the position code where there is one: [rows][D][pitch] with zeros around.
+// Rows first..last of keys or values, less the position code where there is one: [rows][D][pitch] with zeros around. Channel
+// by channel: rows of one channel follow each other in memory.
 template <int K, int S>
 inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, int64_t first, int64_t last, float* to) {
   const int64_t width = plan.call.width, row = width * plan.pitch;
-  for (int64_t y = first; y < last; ++y) {
-    for (int64_t d = 0; d < width; ++d) {
+  for (int64_t d = 0; d < width; ++d) {
+    for (int64_t y = first; y < last; ++y) {
       const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
       pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, plan.call.columns, plan.phase,
                      to + (y - first) * row + d * plan.pitch);
