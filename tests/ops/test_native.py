@@ -98,10 +98,13 @@ def test_a_wrong_name_in_the_environment_is_told_and_the_others_serve(run_python
     )
 
 
-def test_a_nan_stays_a_nan() -> None:
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FC001FF, 0x7F800001])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_a_nan_stays_a_nan(instructions: str, bits: int) -> None:
     q, k, v = torch.randn(3, 1, 1, 4, 9, 9)
-    k[..., 4, 4] = math.nan
-    out = local_attention(q, k, v, 3, impl="cpu")
+    k.view(torch.int32)[..., 4, 4] = bits
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(q, k, v, 3, impl="cpu")
     assert out[..., 3:6, 3:6].isnan().all()
     out[..., 3:6, 3:6] = 0
     assert out.isfinite().all()
@@ -113,6 +116,29 @@ def test_large_logits_do_not_overflow() -> None:
     torch.testing.assert_close(
         local_attention(300 * q, 300 * k, v, 5, impl="cpu").double(), truth, rtol=1e-2, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_logits_far_below_zero_are_above_what_is_no_key(instructions: str, stride: int) -> None:
+    q = torch.full((1, 1, 2, 6, 6), 1e17)
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(q, -q, torch.ones_like(q), 5, stride=stride, impl="cpu")
+    torch.testing.assert_close(out, torch.ones_like(out))
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_weights_that_make_subnormal_products_are_none(instructions: str) -> None:
+    q = torch.ones(1, 1, 1, 5, 20)
+    k, v = torch.zeros_like(q), torch.zeros_like(q)
+    k[..., 10], v[..., 10] = -75, 1e30
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(q, k, v, 3, impl="cpu")
+        k[..., 10] = -65
+        more = local_attention(q, k, v, 3, impl="cpu")
+    assert not out.any()
+    truth = local_attention(q.double(), k.double(), v.double(), 3, impl="reference")
+    torch.testing.assert_close(more.double(), truth, rtol=1e-4, atol=0)
 
 
 def test_the_layer_is_deterministic() -> None:
