@@ -15,6 +15,7 @@ from acmix.ops.problem import Problem
 from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 
 pytestmark = native
+needs_masks = pytest.mark.skipif("avx512" not in INSTRUCTION_SETS, reason="needs a processor with AVX-512")
 
 
 def answers(seed: int = 0, stride: int = 1) -> list[Tensor]:
@@ -108,6 +109,34 @@ def test_a_nan_stays_a_nan(instructions: str, bits: int) -> None:
     assert out[..., 3:6, 3:6].isnan().all()
     out[..., 3:6, 3:6] = 0
     assert out.isfinite().all()
+
+
+@needs_masks
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lanes_behind_the_last_column_give_no_nan_to_the_kernels(stride: int) -> None:
+    x, weight = torch.randn(2, 2, 3, 6, 18 * stride), torch.randn(8, 3, 3, 3)
+    x[0, 1, 2, 2, -1] = math.nan
+    grad, found, grad_x = torch.randn(2, 8, 6 // stride, 18), torch.empty_like(weight), torch.empty_like(x)
+    with using(FastBackend("cpu", "avx512")):
+        rows = grad.unflatten(1, (2, 4))
+        torch.ops.acmix_cpu.convolution_backward(rows, x, weight, grad_x, found, stride, 1, False)
+    truth = torch.nn.grad.conv2d_weight(x.flatten(1, 2), weight.shape, grad, stride, 1, groups=2)
+    torch.testing.assert_close(found, truth, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+@needs_masks
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lanes_behind_the_last_column_give_no_nan_to_keys_and_values(stride: int) -> None:
+    q, k, v = torch.rand(3, 1, 1, 2, 8, 18 * stride)
+    k[..., 4, -1] = -math.inf  # whose weight is zero
+    found = []
+    for impl in ("cpu", "reference"):
+        inputs = [x.clone().requires_grad_() for x in (k, v)]
+        with using(FastBackend("cpu", "avx512")):
+            out = local_attention(q, *inputs, 5, stride=stride, impl=impl)
+            found.append(torch.autograd.grad(out.sin().sum(), inputs))
+    torch.testing.assert_close(*found)
+    assert all(x.isfinite().all() for x in found[0])
 
 
 def test_large_logits_do_not_overflow() -> None:
