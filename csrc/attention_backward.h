@@ -114,7 +114,9 @@ struct SlidingRows {
   }
 };
 
-inline int64_t attention_backward_units(const Attention& a) { return a.batch * a.heads; }
+inline int64_t attention_backward_units(const Attention& a) {
+  return a.out_height == 0 || a.out_columns == 0 ? 0 : a.batch * a.heads;
+}
 
 template <int K, class T>
 void attention_backward(const Attention& a, int64_t first_unit, int64_t last_unit) {
