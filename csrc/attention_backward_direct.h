@@ -141,13 +141,11 @@ inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64
     for (int64_t i = 0; i < kChains; ++i) sums[i] += load(weights + (o + i) * lanes) * load(grads + (o + i) * lanes);
   }
   for (; o < count; ++o) sums[0] += load(weights + o * lanes) * load(grads + o * lanes);
-  const Vector<float> mean = total<float>(sums) * norm, factor = norm * rate;
-  const float per_power = static_cast<float>(1 / kLog2E);
-  const Vector<float> mean_power = mean * per_power;
+  // Where one weight is all, its gradient is exactly zero: nothing is multiplied before the difference.
+  const Vector<float> mean = total<float>(sums) * norm, factor = norm * rate, per_power = factor * static_cast<float>(1 / kLog2E);
   for (o = 0; o < count; ++o) {
-    const Vector<float> weight = load(weights + o * lanes) * factor;
-    const Vector<float> grad = weight * (load(grads + o * lanes) * per_power - mean_power);
-    store_lanes(own, weight_line + o * line, weight);
+    const Vector<float> power = load(weights + o * lanes), grad = power * per_power * (load(grads + o * lanes) - mean);
+    store_lanes(own, weight_line + o * line, power * factor);
     store_lanes(own, grad_line + o * line, grad);
     store(grads + o * lanes, grad);
   }

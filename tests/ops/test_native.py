@@ -170,6 +170,17 @@ def test_weights_that_make_subnormal_products_are_none(instructions: str) -> Non
     torch.testing.assert_close(more.double(), truth, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_where_one_weight_is_all_logits_have_no_gradient(instructions: str, stride: int) -> None:
+    q, k, v = torch.randn(3, 1, 2, 4, 15, 9, generator=torch.Generator().manual_seed(0))
+    inputs = [(40 * x).requires_grad_() for x in (q, k)]
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(*inputs, v, 3, stride=stride, impl="cpu")
+        grads = torch.autograd.grad(out.square().sum(), inputs)
+    assert all(grad.abs().median() < 1e-12 for grad in grads)  # true ones are below 1e-100
+
+
 def test_the_layer_is_deterministic() -> None:
     layer, x = ACmix(16, 16), torch.randn(2, 16, 13, 13, requires_grad=True)
     first, second = (torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()]) for _ in range(2))
