@@ -17,13 +17,12 @@ ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int6
     for (int64_t i = 0; i < kChains; ++i) sums[i] += load(weights + (o + i) * line) * load(grads + (o + i) * line);
   }
   for (; o < count; ++o) sums[0] += load(weights + o * line) * load(grads + o * line);
-  const Vector<T> mean = total<T>(sums) * norm, factor = norm * rate;
-  const T per_power = static_cast<T>(1 / kLog2E);
-  const Vector<T> mean_power = mean * per_power;
+  // Where one weight is all, its gradient is exactly zero: nothing is multiplied before the difference.
+  const Vector<T> mean = total<T>(sums) * norm, factor = norm * rate, per_power = factor * static_cast<T>(1 / kLog2E);
   for (o = 0; o < count; ++o) {
-    const Vector<T> weight = load(weights + o * line) * factor;
-    store(weights + o * line, weight);
-    store(grads + o * line, weight * (load(grads + o * line) * per_power - mean_power));
+    const Vector<T> power = load(weights + o * line);
+    store(weights + o * line, power * factor);
+    store(grads + o * line, power * per_power * (load(grads + o * line) - mean));
   }
   return mean;
 }
@@ -114,7 +113,9 @@ struct SlidingRows {
   }
 };
 
-inline int64_t attention_backward_units(const Attention& a) { return a.batch * a.heads; }
+inline int64_t attention_backward_units(const Attention& a) {
+  return a.out_height == 0 || a.out_columns == 0 ? 0 : a.batch * a.heads;
+}
 
 template <int K, class T>
 void attention_backward(const Attention& a, int64_t first_unit, int64_t last_unit) {

@@ -127,10 +127,11 @@ ACMIX_INLINE void unpack_row(const float* packed, int64_t columns, int64_t phase
   }
 }
 
-// Logits become weights times the rate, products gradients of the logits, both in lines too. Returns the products of the
-// output, without the rate, and its gradient.
-inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, float* weight_line,
-                                             float* grad_line, int64_t line) {
+// Logits become weights times the rate, products gradients of the logits, both in lines too, where only lanes that are
+// queries are written: of a key that is infinite the others would make NaN. Returns the products of the output, without the
+// rate, and its gradient.
+inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, Mask own,
+                                             float* weight_line, float* grad_line, int64_t line) {
   constexpr int64_t lanes = kMaskLanes;
   const Vector<float> norm = 1.0f / exponentials(weights, count, lanes);
   Vector<float> sums[kChains]{};
@@ -140,15 +141,12 @@ inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64
     for (int64_t i = 0; i < kChains; ++i) sums[i] += load(weights + (o + i) * lanes) * load(grads + (o + i) * lanes);
   }
   for (; o < count; ++o) sums[0] += load(weights + o * lanes) * load(grads + o * lanes);
-  const Vector<float> mean = total<float>(sums) * norm, factor = norm * rate;
-  const float per_power = static_cast<float>(1 / kLog2E);
-  const Vector<float> mean_power = mean * per_power;
+  // Where one weight is all, its gradient is exactly zero: nothing is multiplied before the difference.
+  const Vector<float> mean = total<float>(sums) * norm, factor = norm * rate, per_power = factor * static_cast<float>(1 / kLog2E);
   for (o = 0; o < count; ++o) {
-    // What is no key, or next to none, has no weight at all: products with subnormal numbers take very long.
-    const Vector<float> power = load(weights + o * lanes), weight = (power <= 0x1p-124f ? Vector<float>{} : power) * factor;
-    const Vector<float> grad = weight * (load(grads + o * lanes) * per_power - mean_power);
-    store(weight_line + o * line, weight);
-    store(grad_line + o * line, grad);
+    const Vector<float> power = load(weights + o * lanes), grad = power * per_power * (load(grads + o * lanes) - mean);
+    store_lanes(own, weight_line + o * line, power * factor);
+    store_lanes(own, grad_line + o * line, grad);
     store(grads + o * lanes, grad);
   }
   return mean;
@@ -222,7 +220,7 @@ class DirectBackward {
     Vector<float> factors[ROWS];
     for (int64_t r = 0; r < ROWS; ++r) {
       const int64_t from = r * K * K * lanes, to = r * weights_size_ + x;
-      const Vector<float> products = direct_softmax_backward(tile_weights_ + from, tile_grads_ + from, t.taps(r), rate_,
+      const Vector<float> products = direct_softmax_backward(tile_weights_ + from, tile_grads_ + from, t.taps(r), rate_, t.own,
                                                              weights_ + to, grad_weights_ + to, line);
       for (int64_t lane = 0; lane < least(lanes, a_.out_columns - x); ++lane) grad_rate += products[lane];
       factors[r] = splat(scale_);

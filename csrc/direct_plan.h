@@ -54,7 +54,7 @@ struct Multiplicity {
   int64_t size, reach;
 
   float operator()(int64_t i, int64_t j) const {
-    if (j < 0 || j >= size) return -1e30f;
+    if (j < 0 || j >= size) return -HUGE_VALF;  // below any logit
     if (i >= reach && i + reach < size) return 0;
     int64_t count = 0;
     for (int64_t o = -reach; o <= reach; ++o) count += reflect(i + o, size) == j;

@@ -22,7 +22,8 @@ struct PackedGrads {
 };
 
 // Sums over a tile of columns, and rows first..last, of NO gradients times the three columns of one kernel row of NI inputs;
-// `sums` [NI][NO][3] vectors are added to. `from` is what the first row reads.
+// `sums` [NI][NO][3] vectors are added to, in lanes that are outputs: a NaN in a column that another lane reads is no output's.
+// `from` is what the first row reads.
 template <int S, int NI, int NO>
 ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& at, const float* grads, int64_t rows,
                                   const float* from, float* const* sums) {
@@ -55,7 +56,7 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       ACMIX_UNROLL
-      for (int kx = 0; kx < 3; ++kx) store(sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
+      for (int kx = 0; kx < 3; ++kx) store_lanes(at.own, sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
     }
   }
 }

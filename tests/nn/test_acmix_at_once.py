@@ -208,8 +208,11 @@ def test_parameters_of_another_dtype_are_cast_as_by_the_parts(name: str, dtype: 
 @pytest.mark.parametrize("shape", [(1, 8, 0, 5), (1, 8, 5, 0), (0, 8, 5, 5)], ids=str)
 def test_an_empty_map_does_not_end_a_compiled_process(shape: tuple[int, ...]) -> None:
     assert not ACmix(8, 8)._runs_at_once(torch.zeros(shape))
-    q = torch.zeros(1, 2, 4, *shape[2:]) if shape[0] else torch.zeros(0, 2, 4, 5, 5)
-    assert torch.ops.acmix.local_attention(q, q, q, None, 3, 1, 1, 1.0, "cpu")[0].shape == q.shape
+    q = (torch.zeros(1, 2, 4, *shape[2:]) if shape[0] else torch.zeros(0, 2, 4, 5, 5)).requires_grad_()
+    out = torch.ops.acmix.local_attention(q, q, q, None, 3, 1, 1, 1.0, "cpu")[0]
+    assert out.shape == q.shape
+    (grad,) = torch.autograd.grad(out, q, torch.ones(q.shape))
+    assert grad.shape == q.shape
 
 
 def test_where_it_does_not_run_the_parts_do() -> None:

@@ -16,6 +16,7 @@ from acmix.ops.problem import Problem
 from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 
 pytestmark = native
+needs_masks = pytest.mark.skipif("avx512" not in INSTRUCTION_SETS, reason="needs a processor with AVX-512")
 
 
 def answers(seed: int = 0, stride: int = 1) -> list[Tensor]:
@@ -106,13 +107,44 @@ def test_a_wrong_name_in_the_environment_is_told_and_the_others_serve(run_python
     )
 
 
-def test_a_nan_stays_a_nan() -> None:
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FC001FF, 0x7F800001])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_a_nan_stays_a_nan(instructions: str, bits: int) -> None:
     q, k, v = torch.randn(3, 1, 1, 4, 9, 9)
-    k[..., 4, 4] = math.nan
-    out = local_attention(q, k, v, 3, impl="cpu")
+    k.view(torch.int32)[..., 4, 4] = bits
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(q, k, v, 3, impl="cpu")
     assert out[..., 3:6, 3:6].isnan().all()
     out[..., 3:6, 3:6] = 0
     assert out.isfinite().all()
+
+
+@needs_masks
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lanes_behind_the_last_column_give_no_nan_to_the_kernels(stride: int) -> None:
+    x, weight = torch.randn(2, 2, 3, 6, 18 * stride), torch.randn(8, 3, 3, 3)
+    x[0, 1, 2, 2, -1] = math.nan
+    grad, found, grad_x = torch.randn(2, 8, 6 // stride, 18), torch.empty_like(weight), torch.empty_like(x)
+    with using(FastBackend("cpu", "avx512")):
+        rows = grad.unflatten(1, (2, 4))
+        torch.ops.acmix_cpu.convolution_backward(rows, x, weight, grad_x, found, stride, 1, False)
+    truth = torch.nn.grad.conv2d_weight(x.flatten(1, 2), weight.shape, grad, stride, 1, groups=2)
+    torch.testing.assert_close(found, truth, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+@needs_masks
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lanes_behind_the_last_column_give_no_nan_to_keys_and_values(stride: int) -> None:
+    q, k, v = torch.rand(3, 1, 1, 2, 8, 18 * stride)
+    k[..., 4, -1] = -math.inf  # whose weight is zero
+    found = []
+    for impl in ("cpu", "reference"):
+        inputs = [x.clone().requires_grad_() for x in (k, v)]
+        with using(FastBackend("cpu", "avx512")):
+            out = local_attention(q, *inputs, 5, stride=stride, impl=impl)
+            found.append(torch.autograd.grad(out.sin().sum(), inputs))
+    torch.testing.assert_close(*found)
+    assert all(x.isfinite().all() for x in found[0])
 
 
 def test_large_logits_do_not_overflow() -> None:
@@ -121,6 +153,40 @@ def test_large_logits_do_not_overflow() -> None:
     torch.testing.assert_close(
         local_attention(300 * q, 300 * k, v, 5, impl="cpu").double(), truth, rtol=1e-2, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_logits_far_below_zero_are_above_what_is_no_key(instructions: str, stride: int) -> None:
+    q = torch.full((1, 1, 2, 6, 6), 1e17)
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(q, -q, torch.ones_like(q), 5, stride=stride, impl="cpu")
+    torch.testing.assert_close(out, torch.ones_like(out))
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_weights_that_make_subnormal_products_are_none(instructions: str) -> None:
+    q = torch.ones(1, 1, 1, 5, 20)
+    k, v = torch.zeros_like(q), torch.zeros_like(q)
+    k[..., 10], v[..., 10] = -75, 1e30
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(q, k, v, 3, impl="cpu")
+        k[..., 10] = -65
+        more = local_attention(q, k, v, 3, impl="cpu")
+    assert not out.any()
+    truth = local_attention(q.double(), k.double(), v.double(), 3, impl="reference")
+    torch.testing.assert_close(more.double(), truth, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_where_one_weight_is_all_logits_have_no_gradient(instructions: str, stride: int) -> None:
+    q, k, v = torch.randn(3, 1, 2, 4, 15, 9, generator=torch.Generator().manual_seed(0))
+    inputs = [(40 * x).requires_grad_() for x in (q, k)]
+    with using(FastBackend("cpu", instructions)):
+        out = local_attention(*inputs, v, 3, stride=stride, impl="cpu")
+        grads = torch.autograd.grad(out.square().sum(), inputs)
+    assert all(grad.abs().median() < 1e-12 for grad in grads)  # true ones are below 1e-100
 
 
 def test_the_layer_is_deterministic() -> None:
