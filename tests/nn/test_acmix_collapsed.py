@@ -1,5 +1,7 @@
 """The convolution path as one dense convolution of the layer's input."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,9 +15,9 @@ def collapse(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Has layers run the form on this machine; a number for each time that they have."""
     runs: list[int] = []
 
-    def counted(*arguments: object, **options: object) -> torch.Tensor:
+    def counted(*arguments: Any, **options: Any) -> torch.Tensor:
         runs.append(len(runs))
-        return collapsed.collapsed_path(*arguments, **options)  # type: ignore[arg-type]
+        return collapsed.collapsed_path(*arguments, **options)
 
     monkeypatch.setattr(acmix, "runs_collapsed", lambda *arguments: True)
     monkeypatch.setattr(acmix, "collapsed_path", counted)
@@ -78,7 +80,7 @@ def test_it_runs_on_cuda_without_gradients_where_the_table_says_so(monkeypatch: 
         device, shape, dtype = torch.device("cuda"), pieces.shape, pieces.dtype
         stride = staticmethod(pieces.stride)
 
-    there: torch.Tensor = OnCuda()  # type: ignore[assignment]
+    there: Any = OnCuda()
     assert not collapsed.runs_collapsed(there, kernels, 1, "auto")
     with torch.no_grad():
         assert collapsed.runs_collapsed(there, kernels, 1, "auto")

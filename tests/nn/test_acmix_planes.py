@@ -1,5 +1,7 @@
 """Stage I of channels_last inputs on planes, as on CUDA."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -45,11 +47,12 @@ def test_it_is_for_cuda_and_channels_last_alone() -> None:
         def __init__(self, x: torch.Tensor) -> None:
             self.device, self.dtype, self.is_contiguous = torch.device("cuda"), x.dtype, x.is_contiguous
 
+    on_cuda: Any = OnCuda
     x = torch.empty(2, 8, 3, 4)
     last = x.to(memory_format=torch.channels_last)
-    assert planes.runs_on_planes(OnCuda(last), "auto")  # type: ignore[arg-type]
-    assert planes.runs_on_planes(OnCuda(last), "triton")  # type: ignore[arg-type]
-    assert not planes.runs_on_planes(OnCuda(last), "torch")  # type: ignore[arg-type]
-    assert not planes.runs_on_planes(OnCuda(x), "auto")  # type: ignore[arg-type]
-    assert not planes.runs_on_planes(OnCuda(last.double()), "auto")  # type: ignore[arg-type]
+    assert planes.runs_on_planes(on_cuda(last), "auto")
+    assert planes.runs_on_planes(on_cuda(last), "triton")
+    assert not planes.runs_on_planes(on_cuda(last), "torch")
+    assert not planes.runs_on_planes(on_cuda(x), "auto")
+    assert not planes.runs_on_planes(on_cuda(last.double()), "auto")
     assert not planes.runs_on_planes(last, "auto")

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from acmix.ops.tracing import is_tracing
+from acmix.ops.tracing import is_watched
 
 __all__ = ["check_step", "coordinate_grid"]
 
@@ -51,16 +51,9 @@ def coordinate_grid(height: int, width: int, step: float | None, like: Tensor) -
         like: gives device and dtype.
     """
     # Elsewhere than on a CPU a tensor belongs to a stream, or to a graph that is being captured.
-    if is_tracing() or like.device.type != "cpu" or _is_watched(like):
+    if like.device.type != "cpu" or is_watched(like):
         return _grid(height, width, step, like)
     return _kept_grid(int(height), int(width), step, like.device, like.dtype)
-
-
-def _is_watched(x: Tensor) -> bool:
-    """Whether something is to see every step that is computed, or changes what a tensor is."""
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-        return True
-    return type(x) not in (Tensor, torch.nn.Parameter)
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from torch import Tensor
 from acmix.ops.impl.torch.convolution import constant_map
 from acmix.ops.impl.triton.convolution_forms import ShapeClass, wants_dense
 from acmix.ops.layout import compute_dtype, is_channels_last
+from acmix.ops.tracing import is_tracing
 
 __all__ = ["PathWeights", "collapsed_path", "runs_collapsed"]
 
@@ -43,7 +44,7 @@ def runs_collapsed(pieces: Tensor, shift_weight: Tensor, stride: int, impl: str)
     """
     if impl not in ("auto", "triton") or pieces.device.type != "cuda" or torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch does not type it
+    if is_tracing():
         return False  # sizes may be symbols
     groups, count = pieces.shape[1:3]
     outputs, kernel, size = shift_weight.shape[0] // groups, shift_weight.shape[3], max(pieces.shape[3:])

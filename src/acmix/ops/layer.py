@@ -11,6 +11,7 @@ from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.library_layer import layer_op
 from acmix.ops.problem import Problem
+from acmix.ops.tracing import is_watched
 
 __all__ = ["layer", "runs_at_once"]
 
@@ -57,16 +58,11 @@ def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
         window: heads, window, stride and dilation.
     """
     differentiates = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if not differentiates and not _is_watched(inputs.x):
+    if not differentiates and not is_watched(*inputs):
         # Nobody is to see the op: its way through torch's registry takes as long as a tenth of a small map.
         return cpu.layer(inputs, window, False)[0]
     out: Tensor = layer_op(*inputs, *window, differentiates and _keeps(inputs))[0]
     return out
-
-
-def _is_watched(x: Tensor) -> bool:
-    """Whether a tracer, a mode such as the FLOP counter or a subclass of Tensor is to see which op runs."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or type(x) is not Tensor
 
 
 def _keeps(inputs: LayerInputs) -> bool:

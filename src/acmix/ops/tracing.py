@@ -8,7 +8,7 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
-__all__ = ["check_plain", "fixed", "is_tracing", "wants_plain_functions"]
+__all__ = ["check_plain", "fixed", "is_tracing", "is_watched", "wants_plain_functions"]
 
 _jit: Any = torch.jit  # not typed
 
@@ -16,6 +16,16 @@ _jit: Any = torch.jit  # not typed
 def is_tracing() -> bool:
     """Whether sizes may be symbols or tensors now, which the checks at the doors cannot judge."""
     return torch.compiler.is_compiling() or _jit.is_tracing()
+
+
+def is_watched(*tensors: torch.Tensor | None) -> bool:
+    """Whether something is to see every step that is computed with these, or changes what a tensor is.
+
+    A tracer, a transform of torch.func, a mode such as the FLOP counter, or a subclass of Tensor.
+    """
+    if is_tracing() or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return True
+    return any(x is not None and type(x) not in (torch.Tensor, torch.nn.Parameter) for x in tensors)
 
 
 def wants_plain_functions() -> bool:

@@ -12,11 +12,11 @@ from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 __all__ = ["layer", "layer_backward"]
 
 # Bytes of q, k and v that are computed before the paths read them: several images of a small map, one of a large one.
-# In the backward pass more, since its units are larger.
 _FORWARD_BYTES = 3 * 2**20
 # The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
+# More in the backward pass, since its units are larger.
 _BACKWARD_BYTES = 5 * 2**20
 
 

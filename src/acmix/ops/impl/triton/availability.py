@@ -41,4 +41,4 @@ def _card_reason() -> str | None:
 
 # As `torch.compiler.assume_constant_result` does, which loads the compiler and Triton with it: a graph takes the answer
 # as it is and does not look into the question.
-_card_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_card_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]  # functions declare none
