@@ -67,7 +67,7 @@ ACMIX_INLINE Vector<T> load(const T* from) {
 }
 
 // The same, to be used several times: kept in a register. Compilers would read it from memory again for each use, and a
-// read across two cache lines, which half of all unaligned ones are, takes twice as long.
+// read across two cache lines, as most unaligned ones of 64 bytes are, takes twice as long.
 template <class T>
 ACMIX_INLINE Vector<T> load_once(const T* from) {
   Vector<T> value = load(from);
