@@ -36,7 +36,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (["--model.recipe.optimizer", "sdg"], "no optimizer 'sdg'; did you mean sgd"),
         (["--model.recipe.optimizer_args", '{"beta": 1}'], "optimizer 'adamw' refuses its settings"),
         (["--model.recipe.lr", "fast"], "recipe.lr: Expected a float. Got value: fast"),
-        (["--model.recipe.schedule", "linear"], "recipe.schedule: Expected a one of ['cosine', 'constant']"),
+        (
+            ["--model.recipe.schedule", "linear"],
+            "recipe.schedule: Expected a one of ['cosine', 'constant', 'poly', 'multistep']",
+        ),
         (["--model.modle", "acmix_resnet14"], "no option --model.modle; did you mean --model.model, "),
         (["--data.batch_size", "0"], "batch_size is 0"),
         (["--trainer.epochs", "3"], "no option --trainer.epochs; did you mean --trainer."),

@@ -1,6 +1,7 @@
 """Optimizer groups and the learning rate as a function of the step."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,38 @@ def test_cosine_by_epoch_is_that_of_torch(epoch: int) -> None:
 
 def test_a_constant_rate_stays() -> None:
     assert _lr(Recipe(lr=0.3, schedule="constant"), step=73) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("step", [0, 10, 50, 99])
+def test_poly_is_a_power_of_what_is_left(step: int) -> None:
+    recipe = Recipe(lr=2.0, schedule="poly", power=0.9)
+    assert _lr(recipe, step=step) == pytest.approx(2.0 * (1 - step / 100) ** 0.9)
+
+
+@pytest.mark.parametrize(("step", "lr"), [(0, 0.0), (2, 0.4), (5, 1.0), (79, 1.0), (80, 0.1), (94, 0.1), (95, 0.01)])
+def test_multistep_falls_when_so_many_epochs_are_over(step: int, lr: float) -> None:
+    recipe = Recipe(lr=1.0, schedule="multistep", milestones=(8, 9.5), warmup_steps=5)
+    assert _lr(recipe, step=step) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize(("epoch", "lr"), [(7, 1.0), (8, 0.1), (10, 0.1), (11, 0.01)])
+def test_multistep_by_epoch(epoch: int, lr: float) -> None:
+    recipe = Recipe(lr=1.0, schedule="multistep", milestones=(8, 11), interval="epoch")
+    assert _lr(recipe, epoch=epoch) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"warmup_steps": 5, "warmup_epochs": 1}, "warmup_steps is 5 with warmup_epochs 1"),
+        ({"warmup_steps": 5, "interval": "epoch"}, "steps need interval step"),
+        ({"schedule": "multistep"}, "give milestones to multistep"),
+        ({"milestones": (3,)}, "give milestones to multistep"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Recipe(**settings)
 
 
 def test_the_rate_depends_on_the_step_alone() -> None:

@@ -35,12 +35,15 @@ class Task(LightningModule, ABC):
     Attributes:
         monitor: The logged number by which the best checkpoint is chosen.
         mode: Whether the best is the greatest (`max`) or the least (`min`).
+        evaluates_loss: Whether evaluation has a loss; torchvision's detectors have one in training alone.
+        class_names: Names of the classes, from the data or from a loaded checkpoint; empty where neither has them.
         model: The network in training.
         ema: The moving average of the network, where the recipe asks for one.
     """
 
     monitor: ClassVar[str] = "val/loss"
     mode: ClassVar[Literal["min", "max"]] = "min"
+    evaluates_loss: ClassVar[bool] = True
 
     model: nn.Module
     ema: ModelEmaV3 | None
@@ -48,6 +51,7 @@ class Task(LightningModule, ABC):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = Recipe.of(recipe)
+        self.class_names: list[str] = []
         self._schedule: Scheduler | None = None
 
     def assemble(self, settings: Mapping[str, Any]) -> None:
@@ -81,6 +85,15 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def evaluate(self, batch: Any, metrics: Mapping[str, Metric]) -> None:
         """Updates the metrics, `loss` among them, with a batch; the network to ask is `self.evaluated`."""
+
+    def setup(self, stage: str) -> None:
+        """Takes the names of the data's classes."""
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", [])
+        self.class_names = [str(name) for name in names]
+
+    def evaluation_table(self) -> str:
+        """What an evaluation has to say beyond its numbers, such as a row per class; empty where it has nothing."""
+        return ""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -166,13 +179,26 @@ class Task(LightningModule, ABC):
         self._log(self._values("test"))
         self._reset("test")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the names of the classes."""
+        checkpoint["class_names"] = self.class_names
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses, in one line, a checkpoint of another network or of another number of classes."""
+        """Takes the class names; refuses a checkpoint of another network or of other classes than the data's."""
         check_same_network(checkpoint, dict(self.hparams), self.state_dict())
+        names = list(checkpoint.get("class_names", []))
+        if self.class_names and names and names != self.class_names:
+            raise UserError(
+                f"the checkpoint is for the classes {_some(names)}, the data have {_some(self.class_names)}; "
+                "their classes must have the same names"
+            )
+        self.class_names = names or self.class_names
 
     def _stage_metrics(self, stage: Stage) -> nn.ModuleDict:
         # A loss that is no number shall show, not be left out of the mean.
-        return nn.ModuleDict({"loss": MeanMetric(nan_strategy="disable"), **self.build_metrics(stage)})
+        has_loss = stage == "train" or self.evaluates_loss
+        loss = {"loss": MeanMetric(nan_strategy="disable")} if has_loss else {}
+        return nn.ModuleDict({**loss, **self.build_metrics(stage)})
 
     def metrics(self, stage: Stage) -> dict[str, Metric]:
         """The metrics of a stage by name."""
@@ -184,8 +210,17 @@ class Task(LightningModule, ABC):
         self.log_dict(values, sync_dist=True)
 
     def _values(self, stage: Stage) -> dict[str, Tensor]:
-        return {f"{stage}/{name}": metric.compute() for name, metric in self.metrics(stage).items()}
+        values: dict[str, Tensor] = {}
+        for name, metric in self.metrics(stage).items():
+            value = metric.compute()
+            named = value if isinstance(value, Mapping) else {name: value}
+            values |= {f"{stage}/{each}": number for each, number in named.items()}
+        return values
 
     def _reset(self, stage: Stage) -> None:
         for metric in self.metrics(stage).values():
             metric.reset()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

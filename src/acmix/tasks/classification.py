@@ -64,9 +64,6 @@ class ClassificationTask(Task):
         recipe: Optimizer, schedule and averaging.
         targets: Label smoothing, Mixup and CutMix.
         compile: Whether the network is compiled with `torch.compile`.
-
-    Attributes:
-        class_names: Names of the classes, from the data or from a loaded checkpoint; empty where neither has them.
     """
 
     monitor: ClassVar[str] = "val/top1"
@@ -93,7 +90,6 @@ class ClassificationTask(Task):
         self.weights = weights
         self.targets = targets if isinstance(targets, Targets) else Targets(**dict(targets))
         self.compile_network = compile
-        self.class_names: list[str] = []
         settings = {
             "model": model,
             "num_classes": num_classes,
@@ -118,8 +114,7 @@ class ClassificationTask(Task):
 
     def setup(self, stage: str) -> None:
         """Takes the data's class names, loads the weights to start from, unless a checkpoint is to be, and compiles."""
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", [])
-        self.class_names = [str(name) for name in names]
+        super().setup(stage)
         if self.weights is not None and self.trainer.ckpt_path is None:
             loaded = load_weights(self.model, self.weights)
             if self.ema is not None:
@@ -153,19 +148,8 @@ class ClassificationTask(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a user of the network needs: the classes' names, and how images become its input."""
-        checkpoint["class_names"] = self.class_names
+        super().on_save_checkpoint(checkpoint)
         checkpoint["input"] = _input_form(getattr(self.trainer, "datamodule", None))
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the class names; refuses a checkpoint of another network or of other classes than the data's."""
-        super().on_load_checkpoint(checkpoint)
-        names = list(checkpoint.get("class_names", []))
-        if self.class_names and names and names != self.class_names:
-            raise UserError(
-                f"the checkpoint is for the classes {_some(names)}, the data have {_some(self.class_names)}; "
-                "their class folders must have the same names"
-            )
-        self.class_names = names or self.class_names
 
     def _accuracy(self, top: int) -> Metric:
         # The targets come from the data module; checking each batch again would wait for the device.
@@ -202,7 +186,3 @@ def _input_form(data: Any) -> dict[str, Any]:
     if hasattr(source, "mean") and hasattr(source, "std"):
         return {"image_size": data.image_size, "mean": [float(source.mean)], "std": [float(source.std)]}
     return {}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from acmix.tasks.metric_names import describe
 from acmix.tasks.run_directory import RunDirectory
 
 __all__ = ["describe_metrics", "how_to_resume", "what_is_there"]
-
-_PERCENT = ("top1", "top5")
 
 
 def what_is_there(directory: RunDirectory, trainer: Trainer) -> str:
@@ -44,6 +43,4 @@ def describe_metrics(results: Sequence[Mapping[str, float]]) -> str:
 
 def _number(name: str, value: float) -> str:
     part, _, metric = name.rpartition("/")
-    label = {"top1": "top-1", "top5": "top-5"}.get(metric, metric)
-    shown = f"{100 * value:.2f} %" if metric in _PERCENT else f"{value:.4f}"
-    return f"{part} {label} {shown}".strip()
+    return f"{part} {describe(metric, value)}".strip()

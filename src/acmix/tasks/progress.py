@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from acmix.tasks.console import tell
 from acmix.tasks.history import History
+from acmix.tasks.metric_names import shown_values
 
 __all__ = ["Progress", "describe_epoch"]
 
@@ -66,8 +67,7 @@ def describe_epoch(row: dict[str, float], epochs: int | None) -> str:
     """One line with an epoch's numbers."""
     told = [f"epoch {row['epoch']}" + (f"/{epochs}" if epochs and epochs > 0 else "")]
     for part, label in (("train", "training"), ("val", "validation")):
-        numbers = [f"loss {row[f'{part}/loss']:.3f}"] if f"{part}/loss" in row else []
-        numbers += [f"top-1 {100 * row[f'{part}/top1']:.2f} %"] if f"{part}/top1" in row else []
+        numbers = shown_values(row, part)
         told += [f"{label} {', '.join(numbers)}"] if numbers else []
     told.append(f"{row['images/s']:.0f} images/s")
     return "  ".join(told)

@@ -13,9 +13,10 @@ __all__ = ["ImageDataModule"]
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images with class labels for training, validation, test and prediction.
+    """Images for training, validation, test and prediction.
 
-    Batches are `(images, targets)`: float32 [B, C, H, W] and int64 [B]. What a batch holds, augmentation included, is a
+    Batches are `(images, targets)`: with class labels float32 [B, C, H, W] and int64 [B]; for detection and
+    segmentation see their data modules. What a batch holds, augmentation included, is a
     function of seed, epoch and sample number, never of a running state: another number of workers, of processes (at the
     same total batch size) or a restart in mid-epoch reads the same data. See `EpochLoader` for the restart. The global
     random generators are left as they are.
@@ -29,7 +30,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Images per batch and process.
         num_workers: Worker processes; 0 makes the batches in the main process.
         seed: Seed of order and augmentation, >= 0.
-        image_size: Height and width H = W of the batches.
+        image_size: Height and width H = W of the batches; None where images keep sizes of their own.
 
     Attributes:
         sources: The data by name (`train`, `val`, `test`, `predict`); present after `setup` of the stage.
@@ -38,7 +39,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     in_chans: int = 3
 
-    def __init__(self, batch_size: int, num_workers: int, seed: int, image_size: int) -> None:
+    def __init__(self, batch_size: int, num_workers: int, seed: int, image_size: int | None) -> None:
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -46,7 +47,7 @@ class ImageDataModule(LightningDataModule, ABC):
             ("seed", seed, 0),
             ("image_size", image_size, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"{name} is {value}: give a whole number of at least {least}")
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -17,13 +17,13 @@ class Batch(NamedTuple):
     """A batch as a source makes it.
 
     Attributes:
-        images: float32 [B, C, H, W].
-        targets: int64 [B].
+        images: float32 [B, C, H, W], or a list of [C, H, W] where sizes differ.
+        targets: What belongs to the images: class numbers int64 [B], masks, or boxes in a list of dictionaries.
         skipped: Files that were left out because they cannot be read, with the reason.
     """
 
-    images: Tensor
-    targets: Tensor
+    images: Tensor | list[Tensor]
+    targets: Any
     skipped: dict[str, str]
 
 
@@ -41,7 +41,7 @@ class BatchSource(Protocol):
             key: Epoch and sample numbers [B].
 
         Returns:
-            Images [B, C, H, W] and targets [B].
+            Images and targets.
         """
         ...
 
@@ -105,7 +105,7 @@ class EpochLoader:
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         self._keys.first_batch = self._first_batch() if self._restarted else 0
         self._restarted = False
         for batch in self._loader:

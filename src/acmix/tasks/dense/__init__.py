@@ -1,0 +1,1 @@
+"""What detection and segmentation share: a network of the zoo as a backbone."""

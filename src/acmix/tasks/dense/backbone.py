@@ -1,0 +1,147 @@
+"""A network of the zoo, or timm's, as the backbone of a detector or a decoder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from acmix.errors import UserError
+from acmix.tasks.networks import build_network
+from acmix.tasks.weights import load_weights
+
+__all__ = ["Backbone", "BackboneSettings", "load_backbone"]
+
+_LEVELS = 4
+# Of the classifier that is made to read a checkpoint; its head fits any file and is left out.
+_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """How a classification network becomes a backbone.
+
+    Attributes:
+        levels: Which of the network's feature maps are used, counted from the first; None: the last four, which are
+            1/4 to 1/32 of the image in all networks for ImageNet.
+        frozen_stages: The stem and so many stages after it are not trained; -1 trains everything, 0 freezes the stem.
+        frozen_norm: Batch norms keep statistics, scale and shift as they are loaded.
+        stage_norm: A layer norm of its own on each map, as the published Swin recipes have it.
+        model_args: Further arguments of the network, such as `stem`, `drop_path_rate` or `acmix`.
+    """
+
+    levels: tuple[int, ...] | None = None
+    frozen_stages: int = -1
+    frozen_norm: bool = False
+    stage_norm: bool = False
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+
+class Backbone(nn.Module):
+    """Feature maps of several scales.
+
+    Args:
+        name: A registered network, such as `acmix_resnet26` or timm's `resnet50`.
+        in_chans: Image channels.
+        settings: Levels, what is frozen, norms, further arguments.
+
+    Attributes:
+        channels: Channels of each map.
+        reductions: Side of the image over side of each map.
+
+    Raises:
+        UserError: The name is unknown, or the network refuses an argument or has no such level.
+    """
+
+    def __init__(self, name: str, in_chans: int, settings: BackboneSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        extra = {} if settings.levels is None else {"out_indices": tuple(settings.levels)}
+        arguments = {**settings.model_args, "features_only": True, **extra}
+        body: Any = build_network(name, None, in_chans, arguments)
+        if settings.levels is None and len(body.feature_info) > _LEVELS:
+            last = tuple(body.feature_info.out_indices)[-_LEVELS:]
+            body = build_network(name, None, in_chans, {**arguments, "out_indices": last})
+        self.body: Any = body
+        self.channels: list[int] = list(body.feature_info.channels())
+        self.reductions: list[int] = list(body.feature_info.reduction())
+        self._nhwc = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels if settings.stage_norm)
+        self._freeze(name)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, C, H, W] -> maps [B, channels[i], ceil(H / reductions[i]), ceil(W / reductions[i])]."""
+        maps: list[Tensor] = self.body(images)
+        if not self.norms:
+            return [_to_nchw(each) for each in maps] if self._nhwc else maps
+        last = maps if self._nhwc else [each.permute(0, 2, 3, 1) for each in maps]
+        return [_to_nchw(norm(each)) for norm, each in zip(self.norms, last, strict=True)]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Training mode for all but what is frozen."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> Iterator[nn.Module]:
+        for name, module in self.body.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and self.settings.frozen_norm:
+                yield module
+            elif any(parameter.requires_grad for parameter in module.parameters()):
+                continue
+            elif name and any(True for _ in module.parameters()):
+                yield module
+
+    def _freeze(self, name: str) -> None:
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        count, levels = self.settings.frozen_stages, len(self.channels)
+        if not -1 <= count <= levels:
+            raise UserError(f"{name}: frozen_stages is {count}: give -1 (none), 0 (the stem), or 1 to {levels}")
+        if count >= 0:
+            for parameter in self._before_stage(count):
+                parameter.requires_grad_(False)
+
+    def _before_stage(self, index: int) -> list[nn.Parameter]:
+        """The parameters of the stem and the first stages; timm lists a network's parts in the order of their use."""
+        named = list(self.body.named_parameters())
+        if index == len(self.channels):
+            return [parameter for _, parameter in named]
+        module = self.body.feature_info.module_name()[index]
+        begins = (f"{module}.", f"{module.replace('.', '_')}.", f"model.{module}.")
+        first = next(place for place, (name, _) in enumerate(named) if name.startswith(begins))
+        return [parameter for _, parameter in named[:first]]
+
+
+def _to_nchw(each: Tensor) -> Tensor:
+    return each.permute(0, 3, 1, 2).contiguous()
+
+
+def load_backbone(backbone: Backbone, name: str, path: str | Path, in_chans: int) -> str:
+    """Starts a backbone from the weights of a classifier.
+
+    Args:
+        backbone: Changed in place.
+        name: The registered network that the backbone was made of.
+        path: A checkpoint of the classifier of any make that `acmix.interop.checkpoint` reads; its head is left out.
+        in_chans: Image channels.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        UserError: The file cannot be read or holds another network.
+    """
+    network = build_network(name, _CLASSES, in_chans, backbone.settings.model_args)
+    load_weights(network, path)
+    flat = {key.replace(".", "_"): value for key, value in network.state_dict().items()}
+    found = {}
+    for key, value in backbone.body.state_dict().items():
+        source = flat.get(key.removeprefix("model.").replace(".", "_"))
+        if source is None or source.shape != value.shape:
+            raise UserError(f"{path}: {name} as a backbone needs {key} {tuple(value.shape)}, the classifier has none")
+        found[key] = source
+    backbone.body.load_state_dict(found)
+    return f"backbone {name} starts from {path}"
