@@ -6,9 +6,11 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo test test-all lint format figures models-page readme-figure bench bench-cuda bench-page clean
+.PHONY: help demo demo-detection demo-segmentation test test-all lint format figures models-page readme-figure bench bench-cuda bench-page clean
 help:
 	@echo "make demo         train ACmix and its two controls on embedded handwriting, draw what they learned"
+	@echo "make demo-detection     Mask R-CNN on composed scenes of these digits: boxes and masks"
+	@echo "make demo-segmentation  Semantic FPN on the same scenes: a class for each pixel"
 	@echo "make test         the test suite"
 	@echo "make test-all     the test suite and its slow, full-depth part"
 	@echo "make lint         ruff, ruff format, mypy --strict"
@@ -27,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 
 demo: $(STAMP)
 	$(BIN)/acmix demo --output $(RUN_DIR)
+
+demo-detection demo-segmentation: demo-%: $(STAMP)
+	$(BIN)/acmix demo $* --output $(RUN_DIR)-$*
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -6,7 +6,15 @@ from acmix.errors import UserError
 
 __all__ = ["how_to_install", "missing", "require"]
 
-_EXTRAS = {"timm": "zoo", "matplotlib": "training", "sklearn": "training"}
+_EXTRAS = {
+    "timm": "zoo",
+    "matplotlib": "training",
+    "sklearn": "training",
+    "faster_coco_eval": "detection",
+    "segmentation_models_pytorch": "segmentation",
+}
+# Each extra with those that it brings along.
+_CONTAINED = {"training": {"zoo"}, "detection": {"training", "zoo"}, "segmentation": {"training", "zoo"}}
 
 
 def missing(*packages: str) -> list[str]:
@@ -24,8 +32,9 @@ def how_to_install(*packages: str) -> str:
     Args:
         packages: names as they are imported.
     """
-    extra = "training" if any(_EXTRAS[package] == "training" for package in packages) else "zoo"
-    return f"{', '.join(packages)} not installed; pip install 'acmix[{extra}]'"
+    extras = {_EXTRAS[package] for package in packages}
+    needed = extras.difference(*(_CONTAINED.get(extra, set()) for extra in extras))
+    return f"{', '.join(packages)} not installed; pip install 'acmix[{','.join(sorted(needed))}]'"
 
 
 def require(*packages: str) -> None:

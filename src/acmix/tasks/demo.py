@@ -14,6 +14,7 @@ from acmix.errors import UserError
 from acmix.tables import format_count, format_table
 from acmix.tasks.configs import resolve_configs
 from acmix.tasks.data import digits_split
+from acmix.tasks.demo_scenes import run_scene_demo
 from acmix.tasks.interruption import Stopped, StopRequest, stop_on_signals
 from acmix.tasks.quiet import quiet
 from acmix.tasks.run_cli import RunCLI
@@ -26,6 +27,7 @@ _NETWORKS = {
     "conv": "3x3 convolution in its place",
     "attn": "attention path alone",
 }
+_SCENE_TASKS = ("detection", "segmentation")
 _COLUMNS = ("network", "what", "test accuracy", "parameters", "MACs", "training")
 
 
@@ -50,7 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "convolutions and with ACmix's attention path alone; prints one table, the rates alpha and beta of each layer, "
         "and draws where the network looks. Takes a few minutes on two CPU cores."
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "task",
+        nargs="?",
+        choices=("classification", *_SCENE_TASKS),
+        default="classification",
+        help="or, on composed scenes of these digits: detection (Mask R-CNN), segmentation (Semantic FPN)",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: runs/demo...)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of each network (default: the configuration's)")
 
@@ -69,10 +78,14 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs {args.epochs}: expected at least 1")
-    folder = _free(args.output)
+    scenes = args.task in _SCENE_TASKS
+    folder = _free(args.output or Path(f"runs/demo-{args.task}" if scenes else "runs/demo"))
     started = time.perf_counter()
     with quiet(), stop_on_signals() as request:
         try:
+            if scenes:
+                run_scene_demo(args.task, folder, args, request)
+                return 0
             results = {family: _train(family, folder / family, args, request) for family in _NETWORKS}
         except Stopped as stop:
             return stop.exit_code

@@ -25,7 +25,7 @@ from acmix.tasks.history import History
 from acmix.tasks.interruption import Stopped, StopRequest
 from acmix.tasks.keep_last import KeepLast
 from acmix.tasks.parser import WholeWordParser, nested, split_nested
-from acmix.tasks.predictions import PredictionTable
+from acmix.tasks.prediction_writers import PredictionWriter, prediction_writer
 from acmix.tasks.progress import Progress
 from acmix.tasks.run_directory import RunDirectory
 
@@ -42,10 +42,12 @@ class RunCLI(LightningCLI):
     Attributes:
         directory: Where the run keeps its files.
         history: The numbers of a training, by epoch.
+        writer: What keeps the predictions of `acmix predict`.
     """
 
     directory: RunDirectory
     history: History
+    writer: PredictionWriter
     _new_directory = False
 
     def __init__(self, args: Sequence[str], request: StopRequest) -> None:
@@ -182,16 +184,19 @@ class RunCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation data."""
-        tell(describe_metrics(self.trainer.validate(**kwargs)))
+        self._tell_evaluation(describe_metrics(self.trainer.validate(**kwargs)))
 
     def test(self, **kwargs: Any) -> None:
         """Evaluates on the test data."""
-        tell(describe_metrics(self.trainer.test(**kwargs)))
+        self._tell_evaluation(describe_metrics(self.trainer.test(**kwargs)))
 
     def predict(self, **kwargs: Any) -> None:
         """Writes the predictions."""
         self.trainer.predict(**kwargs)
-        tell(f"predictions {self.directory.predictions}")
+        tell(f"predictions {self.writer.path}")
+
+    def _tell_evaluation(self, numbers: str) -> None:
+        tell("\n\n".join(filter(None, [self.model.evaluation_table(), numbers])))
 
     def _withdraw(self) -> None:
         """Takes the folder away that this run has made, where it ends before its first step."""
@@ -205,7 +210,8 @@ class RunCLI(LightningCLI):
         return bool(self.config[self.command].trainer.fast_dev_run)
 
     def _predict_callbacks(self) -> list[Callback]:
-        return [PredictionTable(self.directory.predictions)]
+        self.writer = prediction_writer(self.model, self.directory)
+        return [self.writer]
 
     def _fit_callbacks(self) -> list[Callback]:
         config = self.config_init[self.command].trainer
@@ -241,7 +247,7 @@ def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
 
 
 def _best_checkpoint(task: Task, directory: RunDirectory) -> ModelCheckpoint:
-    return ModelCheckpoint(
+    return _BestCheckpoint(
         dirpath=directory.checkpoints,
         filename=directory.best.stem,
         monitor=task.monitor,
@@ -249,6 +255,15 @@ def _best_checkpoint(task: Task, directory: RunDirectory) -> ModelCheckpoint:
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
+
+
+class _BestCheckpoint(ModelCheckpoint):
+    """Looks at the monitored number after the epochs that have one: not all validate."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the epoch's checkpoint where it is the best so far."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -59,6 +59,11 @@ class RunDirectory:
         """The table that `acmix predict` writes."""
         return self.root / "predictions.csv"
 
+    @property
+    def prediction_folder(self) -> Path:
+        """The folder of what `acmix predict` finds in images: COCO's JSON or masks, and pictures."""
+        return self.root / "predictions"
+
     def free(self) -> "RunDirectory":
         """This folder, or its first numbered neighbour, without the checkpoints of an earlier run."""
         candidate, number = self, 2
@@ -91,6 +96,10 @@ class RunDirectory:
     def test_command(self) -> str:
         """The command line that tests the best checkpoint."""
         return shlex.join(["acmix", "test", "--config", str(self.config), "--ckpt_path", str(self.best)])
+
+    def predict_command(self) -> str:
+        """The command line that predicts with the best checkpoint."""
+        return shlex.join(["acmix", "predict", "--config", str(self.config), "--ckpt_path", str(self.best)])
 
     def analyze_command(self) -> str:
         """The command line that looks into the best checkpoint."""

@@ -10,7 +10,7 @@ from acmix.interop.misfits import compare
 
 __all__ = ["check_same_network"]
 
-_NETWORK = ("model", "num_classes", "in_chans", "model_args")
+_NETWORK = ("model", "num_classes", "in_chans", "model_args", "backbone", "detector", "decoder")
 
 
 def check_same_network(checkpoint: Mapping[str, Any], settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:

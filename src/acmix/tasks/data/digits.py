@@ -100,6 +100,7 @@ class DigitsDataModule(ImageDataModule):
         max_shift: float = 0.75,
     ) -> None:
         super().__init__(batch_size, num_workers, seed, image_size)
+        self.side = image_size
         if max_rotation < 0 or max_shift < 0:
             raise UserError(f"max_rotation is {max_rotation}, max_shift {max_shift}: give numbers of at least 0")
         self.augment = augment
@@ -121,7 +122,7 @@ class DigitsDataModule(ImageDataModule):
         mean, std = float(split.train_images.mean()), float(split.train_images.std())
 
         def source(images: NDArray[np.float32], labels: NDArray[np.int64], moves: "_SmallMoves | None") -> _Digits:
-            return _Digits(_enlarge(images, self.image_size), labels, mean, std, moves)
+            return _Digits(_enlarge(images, self.side), labels, mean, std, moves)
 
         moves = _SmallMoves(self.seed, self.max_rotation, self.max_shift) if self.augment else None
         self.sources = {
