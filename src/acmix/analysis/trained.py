@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from acmix.analysis.backbone_weights import backbone_state, load_backbone_state
 from acmix.analysis.scene import Preparation
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint, read_state_dict
@@ -64,7 +65,8 @@ def build_untrained(name: str, model_args: Mapping[str, Any] | None = None) -> n
 def load_trained(path: Path, name: str | None = None, model_args: Mapping[str, Any] | None = None) -> TrainedNetwork:
     """Rebuilds a network from a checkpoint of `acmix fit`, or from a bare state dict and the network's name.
 
-    A checkpoint says how its images were prepared under `input`: `image_size`, `mean` and `std`.
+    Of a detector or a segmentation network it is the network in its backbone. A checkpoint says how its images were
+    prepared under `input`: `image_size`, `mean` and `std`.
 
     Args:
         path: the checkpoint; nothing in it is ever executed.
@@ -85,13 +87,20 @@ def load_trained(path: Path, name: str | None = None, model_args: Mapping[str, A
         raise UserError(f"{path} does not say which network it holds; add --model NAME (`acmix info` lists the names)")
     arguments = dict(settings.get("model_args") or {}) if wanted == settings.get("model") else {}
     arguments |= {key: settings[key] for key in ("num_classes", "in_chans") if key in settings}
+    backbone = backbone_state(state)
+    if backbone:
+        # Its classifier is none that was trained, and the classes are the decoder's.
+        arguments.pop("num_classes", None)
     arguments |= dict(model_args or {})
     with torch.device("meta"):
         sketch = build_untrained(wanted, arguments)
     arguments = _sizes_from_weights(sketch, state) | arguments
     model = build_untrained(wanted, arguments)
     try:
-        model.load_state_dict(state)
+        if backbone:
+            load_backbone_state(model, backbone, str(path))
+        else:
+            model.load_state_dict(state)
     except RuntimeError as error:
         misfits = find_misfits(model, state)
         different = misfits.told() or str(error).splitlines()[0]

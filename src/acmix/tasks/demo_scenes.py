@@ -35,7 +35,7 @@ class _Demo(NamedTuple):
 
 
 def _draw_detections(scenes: Batch, found: Any, names: list[str]) -> Image.Image:
-    return contact_sheet(scenes.images, found, scenes.targets, names)
+    return contact_sheet(list(scenes.images), found, scenes.targets, names)
 
 
 def _draw_classes(scenes: Batch, found: Any, names: list[str]) -> Image.Image:

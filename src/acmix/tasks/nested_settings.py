@@ -18,7 +18,8 @@ def settings_of(kind: type[S], settings: S | Mapping[str, Any]) -> S:
     """
     if isinstance(settings, kind):
         return settings
-    assert isinstance(settings, Mapping) and is_dataclass(kind)
+    assert isinstance(settings, Mapping)
+    assert is_dataclass(kind)
     hints = get_type_hints(kind)
     inner = {each.name for each in fields(kind) if is_dataclass(hints[each.name])}
     made = {name: settings_of(hints[name], value) if name in inner else value for name, value in settings.items()}

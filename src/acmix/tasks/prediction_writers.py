@@ -1,6 +1,5 @@
 """What `acmix predict` writes, by task."""
 
-from pathlib import Path
 from typing import TypeAlias
 
 from acmix.tasks.base import Task

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from acmix.errors import UserError
 from acmix.tasks.dense.backbone import BackboneSettings
@@ -172,6 +173,24 @@ def test_parameters_of_the_paper(name: str, decoder: Any, millions: int) -> None
         settings = BackboneSettings(stage_norm=decoder == "upernet")
         network = build_segmenter(name, 150, 3, settings, DecoderSettings(decoder))
     assert round(sum(value.numel() for value in network.parameters()) / 1e6) == millions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "decoder", "giga", "arguments"),
+    [
+        ("pvt_tiny", "semantic_fpn", 158, {}),
+        ("pvt_small", "semantic_fpn", 225, {}),
+        ("swin_tiny_patch4_window7_224", "upernet", 945, {"strict_img_size": False}),
+        ("swin_small_patch4_window7_224", "upernet", 1038, {"strict_img_size": False}),
+    ],
+)
+def test_multiply_adds_of_the_paper(name: str, decoder: Any, giga: int, arguments: dict[str, Any]) -> None:
+    """The same table's FLOPs of the baselines, at 512 x 2048 pixels."""
+    backbone = BackboneSettings(stage_norm=decoder == "upernet", model_args=arguments)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_segmenter(name, 150, 3, backbone, DecoderSettings(decoder)).eval()(torch.zeros(1, 3, 512, 2048))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(giga, rel=0.01)
 
 
 @pytest.mark.parametrize(

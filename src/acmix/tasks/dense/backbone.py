@@ -1,7 +1,7 @@
 """A network of the zoo, or timm's, as the backbone of a detector or a decoder."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from acmix.errors import UserError
 from acmix.tasks.networks import build_network
 from acmix.tasks.weights import load_weights
 
-__all__ = ["Backbone", "BackboneSettings", "load_backbone"]
+__all__ = ["Backbone", "BackboneSettings", "load_backbone", "with_arguments"]
 
 _LEVELS = 4
 # Of the classifier that is made to read a checkpoint; its head fits any file and is left out.
@@ -28,7 +28,8 @@ class BackboneSettings:
         frozen_stages: The stem and so many stages after it are not trained; -1 trains everything, 0 freezes the stem.
         frozen_norm: Batch norms keep statistics, scale and shift as they are loaded.
         stage_norm: A layer norm of its own on each map, as the published Swin recipes have it.
-        model_args: Further arguments of the network, such as `stem`, `drop_path_rate` or `acmix`.
+        model_args: Further arguments of the network, such as `stem`, `drop_path_rate` or `acmix`. Tasks have an option
+            of their own for them.
     """
 
     levels: tuple[int, ...] | None = None
@@ -36,6 +37,17 @@ class BackboneSettings:
     frozen_norm: bool = False
     stage_norm: bool = False
     model_args: dict[str, Any] = field(default_factory=dict)
+
+
+def with_arguments(settings: BackboneSettings, model_args: Mapping[str, Any]) -> BackboneSettings:
+    """The settings of a task's backbone with the arguments of its network, which stand beside them.
+
+    Raises:
+        UserError: The settings have arguments too.
+    """
+    if settings.model_args:
+        raise UserError(f"backbone.model_args is {settings.model_args}: give it as model_args, beside the model's name")
+    return replace(settings, model_args=dict(model_args))
 
 
 class Backbone(nn.Module):

@@ -1,7 +1,7 @@
 """Object detection and instance segmentation with any network of timm's registry as the backbone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -13,7 +13,7 @@ from acmix.errors import UserError
 from acmix.packages import require
 from acmix.tasks.base import Stage, Task
 from acmix.tasks.console import tell
-from acmix.tasks.dense.backbone import BackboneSettings
+from acmix.tasks.dense.backbone import BackboneSettings, with_arguments
 from acmix.tasks.dense.weights import load_start
 from acmix.tasks.detection.detector import build_detector
 from acmix.tasks.detection.metrics import CocoMeanAveragePrecision
@@ -88,7 +88,7 @@ class DetectionTask(Task):
 
     def build_network(self) -> nn.Module:
         """Backbone, feature pyramid and heads."""
-        backbone = replace(self.backbone, model_args=self.model_args)
+        backbone = with_arguments(self.backbone, self.model_args)
         return build_detector(self.model_name, self.num_classes, self.in_chans, backbone, self.detector)
 
     def build_metrics(self, stage: Stage) -> dict[str, Metric]:

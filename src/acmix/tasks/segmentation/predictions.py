@@ -88,7 +88,8 @@ class SegmentationPredictions(Callback):
                 original = original.resize(mask.shape[::-1])
             draw_overlay(original, mask, names, colours).save(files[1])
             source = self._files[index] if self._files else str(index)
-            self._rows[index] = (source, *(file.relative_to(self.path).as_posix() for file in files))
+            written, shown = (file.relative_to(self.path).as_posix() for file in files)
+            self._rows[index] = (source, written, shown)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the list, the rows of all processes together."""
