@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo demo-detection demo-segmentation test test-all lint format figures models-page readme-figure bench bench-cuda bench-page clean
+.PHONY: help demo demo-detection demo-segmentation test test-all lint format figures models-page readme-figure bench bench-cuda bench-page dense-page clean
 help:
 	@echo "make demo         train ACmix and its two controls on embedded handwriting, draw what they learned"
 	@echo "make demo-detection     Mask R-CNN on composed scenes of these digits: boxes and masks"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench        measure everything on the CPU for benchmarks/; OFFICIAL=FOLDER adds the authors' code"
 	@echo "make bench-cuda   on a CUDA machine: its tests, the choice of convolution forms, and records; meant to take ten minutes"
 	@echo "make bench-page   draw the records of benchmarks/ and write its README.md again"
+	@echo "make dense-page   count detectors and decoders and write docs/detection_segmentation.md again"
 	@echo "make models-page  count the networks and write docs/models.md again"
 
 # torch first: the native kernels are built with its headers, where there is a compiler.
@@ -30,8 +31,11 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 demo: $(STAMP)
 	$(BIN)/acmix demo --output $(RUN_DIR)
 
-demo-detection demo-segmentation: demo-%: $(STAMP)
-	$(BIN)/acmix demo $* --output $(RUN_DIR)-$*
+demo-detection: $(STAMP)
+	$(BIN)/acmix demo detection --output $(RUN_DIR)-detection
+
+demo-segmentation: $(STAMP)
+	$(BIN)/acmix demo segmentation --output $(RUN_DIR)-segmentation
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
@@ -89,6 +93,9 @@ bench-cuda: $(STAMP)
 	$(BENCH) attention --only ours reference-compiled flex natten --shapes 64x56 $(CUDA)
 	$(BENCH) networks acmix_resnet50:resnet50 $(CUDA) --dtype bfloat16 --channels-last
 	$(BENCH) networks acmix_resnet50:resnet50 $(CUDA) --dtype bfloat16 --channels-last --batch 256 --modes training
+
+dense-page: $(STAMP)
+	$(BIN)/python scripts/make_dense_page.py
 
 bench-page: $(STAMP)
 	$(BIN)/python scripts/make_benchmarks_page.py

@@ -114,7 +114,10 @@ def _between_updates(trainer: Trainer, batch_idx: int) -> bool:
     if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
         return False
     check = trainer.val_check_batch
-    return not (isinstance(check, int) and (batch_idx + 1) % check == 0)
+    # Where validation goes by steps of the run, Lightning counts the batches of all epochs.
+    by_steps = trainer.check_val_every_n_epoch is None
+    done = (trainer.fit_loop.epoch_loop.total_batch_idx if by_steps else batch_idx) + 1
+    return not (isinstance(check, int) and done % check == 0)
 
 
 def _between_steps(trainer: Trainer) -> bool:

@@ -221,7 +221,8 @@ class RunCLI(LightningCLI):
             callbacks.append(Progress(self.history))
         if config.enable_checkpointing is not False and not self._trial:
             if config.limit_val_batches != 0:
-                callbacks.append(_best_checkpoint(self.model, self.directory))
+                by_steps = config.check_val_every_n_epoch is None or config.val_check_interval not in (None, 1, 1.0)
+                callbacks.append(_best_checkpoint(self.model, self.directory, by_steps=by_steps))
             callbacks.append(KeepLast(self.directory.last, self.request))
         return callbacks
 
@@ -246,14 +247,15 @@ def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
     return TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
 
 
-def _best_checkpoint(task: Task, directory: RunDirectory) -> ModelCheckpoint:
+def _best_checkpoint(task: Task, directory: RunDirectory, *, by_steps: bool) -> ModelCheckpoint:
+    """Keeps the epoch with the best number, or the step where validation comes within epochs."""
     return _BestCheckpoint(
         dirpath=directory.checkpoints,
         filename=directory.best.stem,
         monitor=task.monitor,
         mode=task.mode,
         enable_version_counter=False,
-        save_on_train_epoch_end=True,
+        save_on_train_epoch_end=not by_steps,
     )
 
 

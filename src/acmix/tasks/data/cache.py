@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
+from rich.progress import Progress
 
 from acmix.errors import UserError
 from acmix.tasks.data.images import Images, OnBadImage, UnreadableImageError, packed, read_image, refuse
@@ -41,17 +41,22 @@ class RamStore:
         self.skipped: dict[int, tuple[str, str]] = {}
         self.sizes = np.zeros((len(paths), 2), dtype=np.int64)
         self.starts = np.zeros(len(paths), dtype=np.int64)
-        for index, path in enumerate(track(paths, f"decoding {name}", disable=getattr(rank_zero_only, "rank", 0) != 0)):
-            self.starts[index] = len(pixels)
-            try:
-                image = read_image(path)
-            except UnreadableImageError as error:
-                if on_bad_image == "raise":
-                    raise refuse(path, str(error)) from None
-                self.skipped[index] = (path, str(error))
-                continue
-            self.sizes[index] = image.height, image.width
-            pixels.extend(image.tobytes())
+        # A context, not rich's `track`: that one, left by an error, stops its bar when it is collected as garbage, and
+        # waits for ever if another bar is being drawn then.
+        with Progress(disable=getattr(rank_zero_only, "rank", 0) != 0) as progress:
+            bar = progress.add_task(f"decoding {name}", total=len(paths))
+            for index, path in enumerate(paths):
+                progress.advance(bar)
+                self.starts[index] = len(pixels)
+                try:
+                    image = read_image(path)
+                except UnreadableImageError as error:
+                    if on_bad_image == "raise":
+                        raise refuse(path, str(error)) from None
+                    self.skipped[index] = (path, str(error))
+                    continue
+                self.sizes[index] = image.height, image.width
+                pixels.extend(image.tobytes())
         if not pixels:
             raise UserError(f"none of the {len(paths)} {name} images can be read, the first is {paths[0]}")
         self.pixels = torch.frombuffer(pixels, dtype=torch.uint8)

@@ -1,7 +1,7 @@
 """Semantic segmentation with any network of timm's registry as the backbone, the zoo of this library among them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -13,7 +13,7 @@ from acmix.errors import UserError
 from acmix.tasks.base import Stage, Task
 from acmix.tasks.console import tell
 from acmix.tasks.data.segmentation_labels import IGNORE
-from acmix.tasks.dense.backbone import BackboneSettings
+from acmix.tasks.dense.backbone import BackboneSettings, with_arguments
 from acmix.tasks.dense.weights import load_start
 from acmix.tasks.nested_settings import settings_of
 from acmix.tasks.recipe import Recipe
@@ -102,7 +102,7 @@ class SegmentationTask(Task):
 
     def build_network(self) -> nn.Module:
         """Backbone, decoder and heads."""
-        backbone = replace(self.backbone, model_args={**self.backbone.model_args, **self.model_args})
+        backbone = with_arguments(self.backbone, self.model_args)
         return build_segmenter(self.model_name, self.num_classes, self.in_chans, backbone, self.decoder)
 
     def build_metrics(self, stage: Stage) -> dict[str, Metric]:
