@@ -221,8 +221,7 @@ class RunCLI(LightningCLI):
             callbacks.append(Progress(self.history))
         if config.enable_checkpointing is not False and not self._trial:
             if config.limit_val_batches != 0:
-                by_steps = config.check_val_every_n_epoch is None or config.val_check_interval not in (None, 1, 1.0)
-                callbacks.append(_best_checkpoint(self.model, self.directory, by_steps=by_steps))
+                callbacks.append(_best_checkpoint(self.model, self.directory, by_steps=_validates_within_epochs(config)))
             callbacks.append(KeepLast(self.directory.last, self.request))
         return callbacks
 
@@ -245,6 +244,13 @@ def _starts_trained(model: Any) -> bool:
 def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
     folder = directory.tensorboard
     return TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
+
+
+def _validates_within_epochs(trainer: Any) -> bool:
+    """Whether validation goes by steps or parts of epochs; of Lightning's intervals 1.0 is an epoch, and 1 a batch."""
+    interval = trainer.val_check_interval
+    whole = interval is None or (isinstance(interval, float) and interval == 1.0)
+    return trainer.check_val_every_n_epoch is None or not whole
 
 
 def _best_checkpoint(task: Task, directory: RunDirectory, *, by_steps: bool) -> ModelCheckpoint:
