@@ -9,13 +9,13 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint
 from acmix.tasks.base import Task
+from acmix.tasks.best_checkpoint import BestCheckpoint, validates_within_epochs
 from acmix.tasks.closing import describe_metrics, how_to_resume, what_is_there
 from acmix.tasks.config_errors import in_one_line, with_nearest
 from acmix.tasks.configs import shipped_configs
@@ -221,7 +221,9 @@ class RunCLI(LightningCLI):
             callbacks.append(Progress(self.history))
         if config.enable_checkpointing is not False and not self._trial:
             if config.limit_val_batches != 0:
-                callbacks.append(_best_checkpoint(self.model, self.directory, by_steps=_validates_within_epochs(config)))
+                callbacks.append(
+                    BestCheckpoint(self.model, self.directory, within_epochs=validates_within_epochs(config))
+                )
             callbacks.append(KeepLast(self.directory.last, self.request))
         return callbacks
 
@@ -244,34 +246,6 @@ def _starts_trained(model: Any) -> bool:
 def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
     folder = directory.tensorboard
     return TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
-
-
-def _validates_within_epochs(trainer: Any) -> bool:
-    """Whether validation goes by steps or parts of epochs; of Lightning's intervals 1.0 is an epoch, and 1 a batch."""
-    interval = trainer.val_check_interval
-    whole = interval is None or (isinstance(interval, float) and interval == 1.0)
-    return trainer.check_val_every_n_epoch is None or not whole
-
-
-def _best_checkpoint(task: Task, directory: RunDirectory, *, by_steps: bool) -> ModelCheckpoint:
-    """Keeps the epoch with the best number, or the step where validation comes within epochs."""
-    return _BestCheckpoint(
-        dirpath=directory.checkpoints,
-        filename=directory.best.stem,
-        monitor=task.monitor,
-        mode=task.mode,
-        enable_version_counter=False,
-        save_on_train_epoch_end=not by_steps,
-    )
-
-
-class _BestCheckpoint(ModelCheckpoint):
-    """Looks at the monitored number after the epochs that have one: not all validate."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch's checkpoint where it is the best so far."""
-        if self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
 
 
 class _SaveConfig(SaveConfigCallback):
