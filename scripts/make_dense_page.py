@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]  # it ships no types
 from make_models_page import DOCS, MARK, giga, mega, table
 from record_runs import RECORD
 

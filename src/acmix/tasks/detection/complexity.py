@@ -6,14 +6,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from acmix.analysis.complexity import Complexity, count_complexity
-from acmix.tasks.detection.rcnn import RCNNDetector
 from acmix.tasks.detection.retinanet import RetinaNetDetector
 
 __all__ = ["count_detector"]
 
 
 def count_detector(
-    detector: RetinaNetDetector | RCNNDetector, input_size: Sequence[int], *, regions: int = 1000, masks: int = 100
+    detector: nn.Module, input_size: Sequence[int], *, regions: int = 1000, masks: int = 100
 ) -> Complexity:
     """Counts a detector's parameters, and the multiply-adds of one image, as the field's tables count them.
 
