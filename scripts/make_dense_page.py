@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml  # type: ignore[import-untyped]  # it ships no types
-from make_models_page import DOCS, MARK, giga, mega, table
+from make_models_page import DOCS, fill, giga, mega, table
 from record_runs import RECORD
 
 from acmix.analysis.complexity import Complexity, count_complexity
@@ -135,11 +135,7 @@ def parts() -> dict[str, str]:
 
 
 def page() -> str:
-    text, filled = TEMPLATE.read_text(encoding="utf-8"), parts()
-    marks = set(MARK.findall(text))
-    if marks != filled.keys():
-        raise ValueError(f"{TEMPLATE.name}: these marks and parts have no counterpart: {sorted(marks ^ filled.keys())}")
-    return MARK.sub(lambda mark: filled[mark[1]], text)
+    return fill(TEMPLATE, parts())
 
 
 if __name__ == "__main__":

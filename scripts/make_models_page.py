@@ -189,12 +189,17 @@ def parts() -> dict[str, str]:
     return found | {"conv_swin": giga(counted(SWIN, {"mixer": "conv"}).macs)}
 
 
-def page() -> str:
-    text, filled = TEMPLATE.read_text(encoding="utf-8"), parts()
+def fill(template: Path, filled: Mapping[str, str]) -> str:
+    """A template with each of its {{marks}} replaced."""
+    text = template.read_text(encoding="utf-8")
     marks = set(MARK.findall(text))
     if marks != filled.keys():
-        raise ValueError(f"{TEMPLATE.name}: these marks and parts have no counterpart: {sorted(marks ^ filled.keys())}")
+        raise ValueError(f"{template.name}: these marks and parts have no counterpart: {sorted(marks ^ filled.keys())}")
     return MARK.sub(lambda mark: filled[mark[1]], text)
+
+
+def page() -> str:
+    return fill(TEMPLATE, parts())
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from acmix.tasks.classification import ClassificationTask
 from acmix.tasks.data.loader import EpochLoader
+from acmix.tasks.processes import merged
 
 __all__ = ["PredictionTable"]
 
@@ -57,11 +57,7 @@ class PredictionTable(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the table, the rows of all processes together."""
-        rows = self._rows
-        if trainer.world_size > 1:
-            parts: list[dict[int, tuple[str, str, str]]] = [{}] * trainer.world_size
-            torch.distributed.all_gather_object(parts, rows)
-            rows = {index: row for part in parts for index, row in part.items()}
+        rows = merged(self._rows, trainer.world_size)
         if trainer.is_global_zero:
             self._write(rows)
 

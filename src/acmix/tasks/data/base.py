@@ -9,7 +9,14 @@ from acmix.tasks.data.loader import BatchSource, EpochLoader
 from acmix.tasks.data.notes import warn
 from acmix.tasks.data.sampler import EpochBatches, EpochOrder
 
-__all__ = ["ImageDataModule"]
+__all__ = ["ImageDataModule", "parts_of"]
+
+_PARTS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+
+
+def parts_of(stage: str | None) -> tuple[str, ...]:
+    """The parts of a data set that a stage reads, all for None."""
+    return _PARTS[stage] if stage else ("train", "val", "test", "predict")
 
 
 class ImageDataModule(LightningDataModule, ABC):

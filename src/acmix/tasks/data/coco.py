@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from acmix.errors import UserError
-from acmix.tasks.data.base import ImageDataModule
+from acmix.tasks.data.base import ImageDataModule, parts_of
 from acmix.tasks.data.cache import RamStore
 from acmix.tasks.data.coco_faults import OnBadRecord
 from acmix.tasks.data.coco_files import missing_annotations, missing_folder, missing_images
@@ -129,8 +129,7 @@ class CocoDetectionDataModule(ImageDataModule):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
-        needs = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
-        for name in needs[stage] if stage else ["train", "val", "test", "predict"]:
+        for name in parts_of(stage):
             self._prepare(name)
 
     def _prepare(self, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from acmix.errors import UserError
 from acmix.tasks.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation, ImageFormat, Interpolation
-from acmix.tasks.data.base import ImageDataModule
+from acmix.tasks.data.base import ImageDataModule, parts_of
 from acmix.tasks.data.cache import RamStore
 from acmix.tasks.data.images import FileStore, ImageStore, OnBadImage
 from acmix.tasks.data.labelled import LabelledImages
@@ -114,8 +114,7 @@ class ImageFolderDataModule(ImageDataModule):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
-        needs = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
-        for name in needs[stage] if stage else ["train", "val", "test", "predict"]:
+        for name in parts_of(stage):
             self._prepare(name)
 
     @property

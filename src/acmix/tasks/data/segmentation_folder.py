@@ -6,7 +6,7 @@ from typing import Literal
 
 from acmix.errors import UserError
 from acmix.tasks.data.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from acmix.tasks.data.base import ImageDataModule
+from acmix.tasks.data.base import ImageDataModule, parts_of
 from acmix.tasks.data.notes import warn
 from acmix.tasks.data.segmentation_labels import IGNORE, LabelRule
 from acmix.tasks.data.segmentation_listing import Pairs, list_pairs, list_unlabelled
@@ -120,8 +120,7 @@ class SegmentationFolderDataModule(ImageDataModule):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
-        needs = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
-        for name in needs[stage] if stage else ["train", "val", "test", "predict"]:
+        for name in parts_of(stage):
             self._prepare(name)
 
     def _prepare(self, name: str) -> None:

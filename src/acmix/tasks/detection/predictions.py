@@ -15,6 +15,7 @@ from acmix.tasks.data.detection_masks import encode_masks
 from acmix.tasks.data.detection_source import DetectionSource
 from acmix.tasks.data.loader import EpochLoader
 from acmix.tasks.detection.pictures import draw_detections
+from acmix.tasks.processes import merged
 
 __all__ = ["DetectionPredictions", "coco_results"]
 
@@ -87,12 +88,7 @@ class DetectionPredictions(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the files, the detections of all processes together."""
-        results, images = self._results, self._images
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, (results, images))
-            results = {number: found for part in parts for number, found in part[0].items()}
-            images = {number: image for part in parts for number, image in part[1].items()}
+        results, images = (merged(each, trainer.world_size) for each in (self._results, self._images))
         if trainer.is_global_zero:
             self.path.mkdir(parents=True, exist_ok=True)
             _write(self.path / "predictions.json", [one for number in sorted(results) for one in results[number]])

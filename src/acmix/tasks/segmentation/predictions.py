@@ -15,6 +15,7 @@ from torch import Tensor
 from acmix.errors import UserError
 from acmix.tasks.data.images import read_image
 from acmix.tasks.data.loader import EpochLoader
+from acmix.tasks.processes import merged
 from acmix.tasks.segmentation.overlay import draw_overlay
 from acmix.tasks.segmentation.palette import class_colours
 from acmix.tasks.segmentation.task import SegmentationTask
@@ -93,11 +94,7 @@ class SegmentationPredictions(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the list, the rows of all processes together."""
-        rows = self._rows
-        if trainer.world_size > 1:
-            parts: list[dict[int, Row]] = [{}] * trainer.world_size
-            torch.distributed.all_gather_object(parts, rows)
-            rows = {index: row for part in parts for index, row in part.items()}
+        rows = merged(self._rows, trainer.world_size)
         self.written = [rows[index] for index in sorted(rows)]
         if trainer.is_global_zero:
             self._write_list()
