@@ -121,6 +121,12 @@ class DetectionTask(Task):
         images: Sequence[Tensor] = batch[0]
         return cast("list[dict[str, Tensor]]", self.evaluated(list(images)))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the classes' names, and how images become the network's input."""
+        super().on_save_checkpoint(checkpoint)
+        images = self.detector.images
+        checkpoint["input"] = {"mean": list(images.mean), "std": list(images.std)}
+
     def evaluation_table(self) -> str:
         """What each class reached in the last evaluation; empty before one."""
         metrics = [cast("CocoMeanAveragePrecision", self.metrics(stage)["coco"]) for stage in ("test", "val")]
