@@ -29,12 +29,15 @@ PAGE, TEMPLATE = DOCS / "detection_segmentation.md", DOCS / "detection_segmentat
 
 DETECTION_SIZE, SEGMENTATION_SIZE = (3, 800, 1333), (3, 512, 2048)
 COCO_CLASSES, ADE20K_CLASSES = 80, 150
-# timm's Swin takes maps that its windows divide alone; this is the same network for any size (docs/models.md).
+# timm's Swin wants multiples of its patches, 4 pixels; this is the same network for any size (docs/models.md).
 SWIN = {"acmix": {"paths": "attention", "rates": "1,1"}}
 
 
 class Row(NamedTuple):
-    """A row of the paper's Table 2, 3 or 4: its words and figures, our configuration, and the network in it."""
+    """A row of the paper's Table 2, 3 or 4: its words and figures, our configuration, and the network in it.
+
+    Of Table 2 `flops` has the parameters too.
+    """
 
     words: str
     flops: str
@@ -45,14 +48,14 @@ class Row(NamedTuple):
 
 
 TABLE_2 = (
-    Row("Semantic FPN, PVT-T", "158G", "37.1", "ade20k_semantic_fpn_pvt_tiny", "pvt_tiny"),
-    Row("Semantic FPN, PVT-ACmix-T", "160G", "42.7", "ade20k_semantic_fpn_pvt_tiny", "acmix_pvt_tiny"),
-    Row("Semantic FPN, PVT-S", "225G", "42.4", "ade20k_semantic_fpn_pvt_small", "pvt_small"),
-    Row("Semantic FPN, PVT-ACmix-S", "228G", "46.4", "ade20k_semantic_fpn_pvt_small", "acmix_pvt_small"),
-    Row("UperNet, Swin-T", "945G", "44.5", "ade20k_upernet_swin_tiny", "acmix_swin_tiny", SWIN),
-    Row("UperNet, Swin-ACmix-T", "950G", "45.3", "ade20k_upernet_swin_tiny", "acmix_swin_tiny"),
-    Row("UperNet, Swin-S", "1038G", "47.6", "ade20k_upernet_swin_small", "acmix_swin_small", SWIN),
-    Row("UperNet, Swin-ACmix-S", "1043G", "48.7", "ade20k_upernet_swin_small", "acmix_swin_small"),
+    Row("Semantic FPN, PVT-T", "17M / 158G", "37.1", "ade20k_semantic_fpn_pvt_tiny", "pvt_tiny"),
+    Row("Semantic FPN, PVT-ACmix-T", "17M / 160G", "42.7", "ade20k_semantic_fpn_pvt_tiny", "acmix_pvt_tiny"),
+    Row("Semantic FPN, PVT-S", "28M / 225G", "42.4", "ade20k_semantic_fpn_pvt_small", "pvt_small"),
+    Row("Semantic FPN, PVT-ACmix-S", "29M / 228G", "46.4", "ade20k_semantic_fpn_pvt_small", "acmix_pvt_small"),
+    Row("UperNet, Swin-T", "60M / 945G", "44.5", "ade20k_upernet_swin_tiny", "acmix_swin_tiny", SWIN),
+    Row("UperNet, Swin-ACmix-T", "60M / 950G", "45.3", "ade20k_upernet_swin_tiny", "acmix_swin_tiny"),
+    Row("UperNet, Swin-S", "81M / 1038G", "47.6", "ade20k_upernet_swin_small", "acmix_swin_small", SWIN),
+    Row("UperNet, Swin-ACmix-S", "81M / 1043G", "48.7", "ade20k_upernet_swin_small", "acmix_swin_small"),
 )
 TABLE_3 = (
     Row("RetinaNet 1x, ResNet-50", "250G", "36.7", "coco_retinanet_resnet_1x", "resnet50"),
@@ -88,12 +91,12 @@ def counted(row: Row) -> Complexity:
         return count_complexity(build_segmenter(row.model, ADE20K_CLASSES, 3, backbone, decoder), SEGMENTATION_SIZE)
 
 
-def size_table(rows: Iterable[Row], result: str) -> str:
+def size_table(rows: Iterable[Row], result: str, printed: str = "FLOPs") -> str:
     lines = []
     for row in rows:
         size = counted(row)
         lines.append([row.words, f"`{row.config}`", mega(size.parameters), giga(size.macs), row.flops, row.result])
-    return table(f"row, configuration, parameters, MACs, paper: FLOPs, {result}", lines, text_columns=2)
+    return table(f"row, configuration, parameters, MACs, paper: {printed}, {result}", lines, text_columns=2)
 
 
 def run_table(task: str) -> str:
@@ -118,14 +121,17 @@ def machines() -> str:
     for text in sorted(origins):
         origin = json.loads(text)
         versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items() if version)
-        told.append(f"{origin['device']}, {origin['kernels']} kernels, {versions}, commit {origin['commit'][:10]}")
+        changed = " with changes" if origin["dirty"] else ""
+        told.append(
+            f"{origin['device']}, {origin['kernels']} kernels, {versions}, commit {origin['commit'][:10]}{changed}"
+        )
     return "; ".join(told)
 
 
 def parts() -> dict[str, str]:
     """What stands in the place of each mark."""
     return {
-        "table2": size_table(TABLE_2, "mIoU"),
+        "table2": size_table(TABLE_2, "mIoU", "parameters / FLOPs"),
         "table3": size_table(TABLE_3, "box AP"),
         "table4": size_table(TABLE_4, "box AP"),
         "bccd": run_table("val/map_50"),

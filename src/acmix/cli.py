@@ -32,12 +32,13 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "train ACmix and its two controls on embedded handwriting, and draw the result", "acmix.tasks.demo"
+        "train on embedded handwriting, a classifier or a detector, and draw what it learned",
+        "acmix.tasks.demo",
     ),
     "fit": Command("train a network, or go on with a training that stopped", "acmix.tasks.command", True),
     "validate": Command("evaluate a checkpoint on the validation data", "acmix.tasks.command", True),
     "test": Command("evaluate a checkpoint on the test data", "acmix.tasks.command", True),
-    "predict": Command("write a checkpoint's answer for each image as a table", "acmix.tasks.command", True),
+    "predict": Command("write a checkpoint's answers: a table, boxes, or masks", "acmix.tasks.command", True),
     "analyze": Command("show what a trained network learned: alpha, beta, where it looks", "acmix.analysis.command"),
     "bench": Command("time operators and networks against what they replace", "acmix.bench.command"),
     "info": Command("list models, backends and what a model costs", "acmix.analysis.info_command"),

@@ -133,6 +133,20 @@ def test_the_demos_draw_what_they_learned(
         assert picture.width > 400
 
 
+@pytest.mark.parametrize(
+    ("words_", "refused"),
+    [
+        (["--model.detector.outputs.score_threshold", "0.3", "--model.backbone.frozen_stages", "0"], False),
+        (["--model.detector.anchors.scales", "[2.0]"], True),
+    ],
+)
+def test_a_test_may_have_other_thresholds_but_no_other_anchors(
+    words_: list[str], refused: bool, detector: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["test", *words(detector), *words_]) == (2 if refused else 0)
+    assert ("detector.anchors is" in capsys.readouterr().err) == refused
+
+
 def test_arguments_of_the_network_have_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     twice = ["--model.backbone", "{levels: [2, 3, 4], model_args: {stem: small}}"]
     assert main(["fit", *DETECTION, *twice, "--output", str(tmp_path / "run")]) == 2

@@ -35,6 +35,7 @@ class Task(LightningModule, ABC):
     Attributes:
         monitor: The logged number by which the best checkpoint is chosen.
         mode: Whether the best is the greatest (`max`) or the least (`min`).
+        starts_fresh: Whether weights to start from are still to be loaded; false once these or a checkpoint's are.
         evaluates_loss: Whether evaluation has a loss; torchvision's detectors have one in training alone.
         class_names: Names of the classes, from the data or from a loaded checkpoint; empty where neither has them.
         model: The network in training.
@@ -52,6 +53,7 @@ class Task(LightningModule, ABC):
         super().__init__()
         self.recipe = Recipe.of(recipe)
         self.class_names: list[str] = []
+        self.starts_fresh = True
         self._schedule: Scheduler | None = None
 
     def assemble(self, settings: Mapping[str, Any]) -> None:
@@ -186,6 +188,7 @@ class Task(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the class names; refuses a checkpoint of another network or of other classes than the data's."""
         check_same_network(checkpoint, dict(self.hparams), self.state_dict())
+        self.starts_fresh = False
         names = list(checkpoint.get("class_names", []))
         if self.class_names and names and names != self.class_names:
             raise UserError(

@@ -115,7 +115,8 @@ class ClassificationTask(Task):
     def setup(self, stage: str) -> None:
         """Takes the data's class names, loads the weights to start from, unless a checkpoint is to be, and compiles."""
         super().setup(stage)
-        if self.weights is not None and self.trainer.ckpt_path is None:
+        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
+            self.starts_fresh = False
             loaded = load_weights(self.model, self.weights)
             if self.ema is not None:
                 self.ema.set(self.model)

@@ -1,5 +1,7 @@
 """How metrics are called and written where people read them."""
 
+import math
+
 __all__ = ["SHOWN", "describe", "is_percent", "label", "shown_values"]
 
 # In percent, as papers print them. The order is that of the lines.
@@ -30,10 +32,10 @@ def is_percent(metric: str) -> bool:
 
 
 def describe(metric: str, value: float) -> str:
-    """A metric with its value; COCO's -1 says that there was nothing to measure."""
+    """A metric with its value; COCO's -1, and no number, say that there was nothing to measure."""
     if not is_percent(metric):
         return f"{label(metric)} {value:.4f}"
-    return f"{label(metric)} -" if value < 0 else f"{label(metric)} {100 * value:.2f} %"
+    return f"{label(metric)} -" if value < 0 or math.isnan(value) else f"{label(metric)} {100 * value:.2f} %"
 
 
 def shown_values(row: dict[str, float], stage: str) -> list[str]:

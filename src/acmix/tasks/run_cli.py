@@ -1,8 +1,10 @@
 """Lightning's command line for training, validation, test and prediction, with this library's files and habits."""
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from acmix.bench.origin import describe_origin
+from acmix.bench.settings import Settings
 from acmix.errors import UserError
 from acmix.interop.checkpoint import read_checkpoint
 from acmix.tasks.base import Task
@@ -249,7 +253,7 @@ def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Keeps the whole configuration beside the checkpoints when training begins, also when it begins again."""
+    """Keeps the whole configuration, and what the run is made with, when training begins, also when it begins again."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file; called on the first process alone."""
@@ -257,5 +261,7 @@ class _SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             # A file that is used again, for a test say, must not bring an old checkpoint with it.
             config.ckpt_path = None
-            path = RunDirectory(Path(config.output)).config
-            self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+            directory = RunDirectory(Path(config.output))
+            self.parser.save(config, str(directory.config), skip_none=False, overwrite=True, multifile=False)
+            origin = asdict(describe_origin(Settings(), ["fit"]))
+            directory.origin.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")

@@ -25,6 +25,11 @@ class RunDirectory:
         return self.root / "config.yaml"
 
     @property
+    def origin(self) -> Path:
+        """What the run was made with: machine, versions, commit; of the last start where it was resumed."""
+        return self.root / "origin.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.root / "checkpoints"
@@ -94,13 +99,17 @@ class RunDirectory:
         return shlex.join(["acmix", "fit", "--config", str(self.config), "--ckpt_path", str(self.last)])
 
     def test_command(self) -> str:
-        """The command line that tests the best checkpoint."""
-        return shlex.join(["acmix", "test", "--config", str(self.config), "--ckpt_path", str(self.best)])
+        """The command line that tests the best checkpoint, or the last one where no validation chose."""
+        return shlex.join(["acmix", "test", "--config", str(self.config), "--ckpt_path", str(self._chosen)])
 
     def predict_command(self) -> str:
-        """The command line that predicts with the best checkpoint."""
-        return shlex.join(["acmix", "predict", "--config", str(self.config), "--ckpt_path", str(self.best)])
+        """The command line that predicts with the same."""
+        return shlex.join(["acmix", "predict", "--config", str(self.config), "--ckpt_path", str(self._chosen)])
 
     def analyze_command(self) -> str:
-        """The command line that looks into the best checkpoint."""
-        return shlex.join(["acmix", "analyze", str(self.best)])
+        """The command line that looks into the same."""
+        return shlex.join(["acmix", "analyze", str(self._chosen)])
+
+    @property
+    def _chosen(self) -> Path:
+        return self.best if self.best.exists() or not self.last.exists() else self.last

@@ -10,7 +10,13 @@ from acmix.interop.misfits import compare
 
 __all__ = ["check_same_network"]
 
-_NETWORK = ("model", "num_classes", "in_chans", "model_args", "backbone", "detector", "decoder")
+_NETWORK = ("model", "num_classes", "in_chans", "model_args")
+# What else decides what a network computes; thresholds, image sizes and what is frozen may be others in a test.
+_PARTS = {
+    "backbone": ("levels", "stage_norm"),
+    "detector": ("kind", "pyramid", "anchors", "cascade"),
+    "decoder": ("kind", "channels", "branch_channels"),
+}
 
 
 def check_same_network(checkpoint: Mapping[str, Any], settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -30,9 +36,23 @@ def check_same_network(checkpoint: Mapping[str, Any], settings: Mapping[str, Any
         for name in _NETWORK
         if name in stored and (stored[name] or None) != (settings.get(name) or None)
     ]
+    for part, names in _PARTS.items():
+        was, now = stored.get(part) or {}, settings.get(part) or {}
+        told += [
+            f"{part}.{name} is {was[name]!r} in the checkpoint, {now.get(name)!r} here"
+            for name in names
+            if name in was and _plain(was[name]) != _plain(now.get(name))
+        ]
     differs = "; ".join(told) or compare(checkpoint.get("state_dict", {}), state).told()
     if differs:
         raise UserError(
             f"the checkpoint holds another network: {differs}; use the configuration saved beside it, "
             "or start from its weights with --model.weights"
         )
+
+
+def _plain(value: Any) -> Any:
+    """Settings with lists for tuples, of which files know the difference no more."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -330,3 +330,56 @@ def test_nothing_to_train_with(root: Path) -> None:
     with pytest.raises(UserError, match="no image has an object"):
         batch(module(root))
     assert batch(module(root, filter_empty=False)) == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bbox": [0, 0, 1e39, 10]}, "reaches far outside"),
+        ({"bbox": [-31, 3, 40, 8]}, "reaches far outside"),
+        ({"area": 1e300}, "'area' is 1e"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    wanted = content()
+    wanted["annotations"][0] |= change
+    told = refusal(written(tmp_path, wanted))
+    assert "annotation 17 of image 5" in told
+    assert words in told
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content()), encoding="utf-8-sig")
+    assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize(
+    "box", [[-10, 5, 10.005, 10], [WIDTH - 0.005, 5, 10, 10], [5, 5, 0.006, 10], [5, 5, 0.015, 10]]
+)
+def test_slivers_are_left_out_of_training_alone(box: list[float], tmp_path: Path) -> None:
+    wanted = content()
+    wanted["annotations"][0]["bbox"] = box
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    for part in ("train", "val"):
+        (tmp_path / f"{part}.json").write_text(json.dumps(wanted))
+    files = {"train_images": ".", "train_annotations": "train.json", "val_images": ".", "val_annotations": "val.json"}
+    data = CocoDetectionDataModule(tmp_path, 1, 0, scale=0.5, **files)
+    data.setup("fit")
+    boxes = {
+        part: data.sources[part].batch(BatchKey(0, np.array([0]))).targets[0]["boxes"] for part in ("train", "val")
+    }
+    assert len(boxes["train"]) == 1
+    assert len(boxes["val"]) == 2
+
+
+def test_masks_of_a_single_column_are_mirrored(tmp_path: Path) -> None:
+    wanted = content()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    (tmp_path / "train.json").write_text(json.dumps(wanted))
+    files = {"train_images": ".", "train_annotations": "train.json", "val_images": ".", "val_annotations": "train.json"}
+    data = CocoDetectionDataModule(tmp_path, 1, 0, masks=True, hflip=1.0, scale=1 / WIDTH, **files)
+    data.setup("fit")
+    batch = data.sources["train"].batch(BatchKey(0, np.array([0])))
+    assert batch.images[0].shape[-1] == 1
+    assert batch.targets[0]["masks"].shape[-1] == 1

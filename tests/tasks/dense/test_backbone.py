@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
 from acmix import create_model
 from acmix.analysis.trained import load_trained
 from acmix.errors import UserError
+from acmix.tasks.configs import shipped_configs
 from acmix.tasks.dense.backbone import Backbone, BackboneSettings, load_backbone
 from acmix.tasks.dense.weights import load_start
+from acmix.tasks.recipe import Recipe, build_optimizer
 from network_suite import SHALLOW, awake, images
 
 # SAN's first stage is at half the image's size, so it takes five for four maps.
@@ -62,6 +66,38 @@ def test_freezing_goes_stage_by_stage(name: str) -> None:
     backbone = made(name, frozen_stages=2)
     maps = backbone.train()(images(2, 3, 64, 64))
     assert [each.requires_grad for each in maps] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["acmix_resnet26", "acmix_san10", "acmix_pvt_tiny", "acmix_swin_tiny"])
+@pytest.mark.parametrize("stages", [0, 1, 2])
+def test_the_levels_that_are_used_do_not_change_which_stages_are_frozen(name: str, stages: int) -> None:
+    all_levels = made(name, frozen_stages=stages)
+    last = tuple(all_levels.body.feature_info.out_indices)[-2:]
+    few = made(name, frozen_stages=stages, levels=last)
+    assert frozen(few) == {each for each in frozen(all_levels) if each in dict(few.named_parameters())}
+
+
+def test_what_the_network_wants_without_weight_decay_has_none_in_a_detector_too() -> None:
+    for name, wanted in (("acmix_swin_tiny", "relative_position_bias_table"), ("acmix_pvt_tiny", "pos_embed")):
+        whole = nn.Sequential(nn.Conv2d(3, 3, 1), made(name))
+        optimizer = build_optimizer(whole, Recipe(optimizer="adamw", lr=1e-3, weight_decay=0.05))
+        decayed = {id(each) for group in optimizer.param_groups if group["weight_decay"] for each in group["params"]}
+        named = dict(whole.named_parameters())
+        tables = [key for key in named if wanted in key]
+        assert tables
+        assert not [key for key in tables if id(named[key]) in decayed]
+        assert id(named["0.weight"]) in decayed
+
+
+def test_every_second_block_of_swin_shifts_its_windows_on_large_images() -> None:
+    for config in ("coco_mask_rcnn_swin_3x", "ade20k_upernet_swin_tiny"):
+        arguments = yaml.safe_load(shipped_configs()[config].read_text())["model"]["init_args"]["model_args"]
+        for name in ("acmix_swin_tiny", "swin_tiny_patch4_window7_224"):
+            more = {} if name.startswith("acmix") else {"strict_img_size": False}
+            with torch.device("meta"):
+                backbone = Backbone(name, 3, BackboneSettings(model_args={**arguments, **more}))
+            shifts = [tuple(each.shift_size) for each in backbone.modules() if isinstance(each, SwinTransformerBlock)]
+            assert set(shifts[1::2]) == {(3, 3)}, (config, name)
 
 
 def test_frozen_stages_are_in_evaluation_mode() -> None:

@@ -214,6 +214,57 @@ def test_boxes_at_test_are_refined_by_every_stage() -> None:
     assert distances(found[0]["boxes"], last).min(dim=1).values.max() < 1e-3
 
 
+def offsets_of_classes(weight: float) -> list[float]:
+    """Class c moves a box by c tenths of its width to the right."""
+    return [value for label in range(CLASSES + 1) for value in (label * weight / 10, 0.0, 0.0, 0.0)]
+
+
+def moved(boxes: Tensor, tenths: Tensor | float, width: int) -> Tensor:
+    shift = (boxes[:, 2] - boxes[:, 0]) * tenths / 10
+    boxes = boxes + torch.stack([shift, torch.zeros_like(shift)] * 2, dim=1)
+    boxes[:, 0::2] = boxes[:, 0::2].clamp(0, width)
+    return boxes
+
+
+def test_at_test_a_box_moves_as_its_likeliest_class_does() -> None:
+    detector, (images, _) = small_detector("cascade_rcnn"), batch()
+    for stage, weight in zip(detector.roi_heads.stages, (10.0, 20.0, 30.0), strict=True):
+        # The background is the likeliest of all, and does not count.
+        fixed_outputs(stage, [6.0, 0.0, 5.0, 1.0], offsets_of_classes(weight))
+    regions = recorded(detector.roi_heads.stages)
+    detections(detector, images[:1])
+    first, second, third = (each[0] for each in regions)
+    torch.testing.assert_close(second, moved(first, 2.0, 48))
+    torch.testing.assert_close(third, moved(second, 2.0, 48))
+
+
+def test_in_training_a_box_moves_as_the_class_of_its_object_does() -> None:
+    detector, (images, targets) = small_detector("cascade_rcnn"), batch()
+    first = detector.roi_heads.stages[0]
+    for stage, weight in zip(detector.roi_heads.stages, (10.0, 20.0, 30.0), strict=True):
+        fixed_outputs(stage, [0.0, 0.0, 0.0, 5.0], offsets_of_classes(weight))
+    chosen: list[tuple[list[Tensor], list[Tensor]]] = []
+    select = first.select_training_samples
+
+    def keep(proposals: Any, targets: Any) -> Any:
+        found = select(proposals, targets)
+        chosen.append((found[0], found[2]))
+        return found
+
+    first.select_training_samples = keep
+    regions = recorded(detector.roi_heads.stages)
+    losses(detector, images, targets)
+    _, resized = detector.transform(images, targets)
+    ((samples, labels),) = chosen
+    assert any((each > 0).any() for each in labels)
+    for index, target in enumerate(resized):
+        width = int(target["masks"].shape[-1])
+        # Background moves as the likeliest class, the third.
+        tenths = torch.where(labels[index] > 0, labels[index], 3).float()
+        expected = torch.cat([moved(samples[index], tenths, width), target["boxes"]])
+        assert distances(regions[1][index], expected).min(dim=1).values.max() < 1e-3
+
+
 def test_scores_are_of_the_mean_logits() -> None:
     detector, (images, _) = small_detector("cascade_rcnn"), batch()
     logits = torch.tensor([[0.0, 3.0, 0.0, 1.0], [1.0, 0.0, 2.0, 3.0], [-1.0, 3.0, 1.0, 0.5]])

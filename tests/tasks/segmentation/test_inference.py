@@ -1,5 +1,7 @@
 """Images of any size: whole, in windows, resized."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,11 +86,27 @@ def test_images_of_several_sizes_go_one_size_at_a_time() -> None:
     singles = [images(1, *size, seed=number)[0] for number, size in enumerate(sizes)]
     wanted = [(40, 40), (66, 100), (40, 40), (20, 20)]
     with torch.no_grad():
-        together = segment_all(network, singles, wanted, Inference())
+        found = dict(segment_all(network, singles, wanted, Inference()))
+        together = [found[place] for place in range(len(singles))]
         alone = [segment(network, x[None], size, Inference())[0] for x, size in zip(singles, wanted, strict=True)]
     assert [tuple(each.shape) for each in together] == [(CLASSES, *size) for size in wanted]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_long_images_do_not_grow_without_limit() -> None:
+    assert Inference(short_side=512).resized((1, 500)) == (4, 2048)
+    assert Inference(short_side=512).resized((300, 400)) == (512, 683)
+
+
+@pytest.mark.parametrize("settings", [{"short_side": 20}, {"mode": "slide", "crop": 32, "stride": 20}])
+def test_half_precision_is_resized_and_summed_in_float32(settings: dict[str, Any]) -> None:
+    network, x = small().eval(), images(1, 48, 40)
+    with torch.no_grad():
+        whole = segment(network, x, (30, 20), Inference(**settings))
+        half = segment(network.bfloat16(), x.bfloat16(), (30, 20), Inference(**settings))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, whole, atol=0.1 * float(whole.abs().max()), rtol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class CocoDetectionDataModule(ImageDataModule):
         cache: `ram` decodes each image once and keeps it, at full size, in the memory of each process; `none` reads
             the files every time. The batches are the same.
         on_bad_image: `raise` stops at an image that is missing, damaged, or not of the size in its record; `skip`
-            leaves it out of its batch, reports it, and lists it in `skipped`.
+            leaves it out of its batch, reports it, and lists it in `skipped`; a batch of nothing else ends the run.
         on_bad_record: `raise` stops at a record that is at fault; `skip` leaves it out and tells how many there were.
         filter_empty: Leaves out training images without objects, as the published results do.
         train_images: Folder of the training images.

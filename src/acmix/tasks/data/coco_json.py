@@ -25,7 +25,7 @@ def read_annotation_file(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, is no JSON, or has another form.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             content = json.load(file)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None

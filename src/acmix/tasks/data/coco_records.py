@@ -213,8 +213,8 @@ class _Reader:
         box = _box(record, image)
         crowd = whole_number(record, "iscrowd", 0, 1) if "iscrowd" in record else 0
         area = record.get("area", box[2] * box[3])
-        if not finite_numbers([area]) or area < 0:
-            raise BadRecordError(f"'area' is {shown(area)}: expected a finite number of at least 0")
+        if not finite_numbers([area]) or not 0 <= area <= _LARGEST_SIDE**2:
+            raise BadRecordError(f"'area' is {shown(area)}: expected a number of pixels of at least 0")
         if self.masks:
             if "segmentation" not in record:
                 raise BadRecordError("has no 'segmentation'; set masks to false to do without")
@@ -242,4 +242,10 @@ def _box(record: dict[str, Any], image: _Image) -> list[float]:
     outside = left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0
     if outside and min(width, height) > 0:
         raise BadRecordError(f"'bbox' is {shown(box)}: it lies outside of the image of {image.width}x{image.height}")
+    # A little outside is common; far away, what is meant is not what stands there.
+    for start, length, extent in ((left, width, image.width), (top, height, image.height)):
+        if start < -extent or start + length > 2 * extent:
+            raise BadRecordError(
+                f"'bbox' is {shown(box)}: it reaches far outside of the image of {image.width}x{image.height}"
+            )
     return [left, top, width, height]

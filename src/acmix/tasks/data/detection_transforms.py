@@ -13,7 +13,10 @@ from acmix.tasks.data.coco_records import Objects
 from acmix.tasks.data.sampler import BatchKey
 from acmix.tasks.data.seeding import epoch_uniforms
 
-__all__ = ["Variation", "clip_objects", "scale_image", "scale_objects"]
+__all__ = ["THINNEST_BOX", "Variation", "clip_objects", "scale_image", "scale_objects"]
+
+THINNEST_BOX = 1e-2
+"""Least width and height, in pixels, of a box to learn from: thinner ones vanish when they are resized."""
 
 _DRAWS = 4
 
@@ -51,7 +54,8 @@ class Variation:
             width = np.float32(image.shape[-1])
             boxes = objects.boxes.copy()
             boxes[:, 0], boxes[:, 2] = width - objects.boxes[:, 2], width - objects.boxes[:, 0]
-            masks = None if objects.masks is None else np.ascontiguousarray(objects.masks[:, :, ::-1])
+            # A copy: of a single column NumPy would keep the view, whose stride torch does not take.
+            masks = None if objects.masks is None else objects.masks[:, :, ::-1].copy()
             image, objects = image.flip(-1), objects._replace(boxes=boxes, masks=masks)
         if self.color_jitter:
             brightness, contrast, saturation = (1 + self.color_jitter * (2 * draw - 1) for draw in draws[1:])
@@ -110,10 +114,10 @@ def clip_objects(objects: Objects, height: int, width: int) -> Objects:
         width: Of the image.
 
     Returns:
-        The objects that are no crowd and have an extent within the image.
+        The objects that are no crowd and have an extent within the image, of a hundredth of a pixel at least.
     """
     limits: NDArray[np.float32] = np.array([width, height, width, height], dtype=np.float32)
     boxes = np.clip(objects.boxes, 0, limits)
-    kept = ~objects.crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = ~objects.crowd & (boxes[:, 2:] - boxes[:, :2] >= THINNEST_BOX).all(axis=1)
     masks = None if objects.masks is None else objects.masks[kept]
     return Objects(boxes[kept], objects.labels[kept], objects.crowd[kept], objects.areas[kept], masks)

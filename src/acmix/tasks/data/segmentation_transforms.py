@@ -16,6 +16,15 @@ from acmix.tasks.data.segmentation_labels import IGNORE
 __all__ = ["SegmentationAugmentation", "TrainingTransform", "normalise"]
 
 _TRIES = 10
+# Long over short side of ADE20K's recipes, 2048 by 512.
+_LONGEST = 4
+# The published ranges: 32 of 256 levels, a half more or less, 18 of 360 degrees.
+_DISTORTIONS: tuple[dict[str, Any], ...] = (
+    {"brightness": (0.875, 1.125)},
+    {"contrast": (0.5, 1.5)},
+    {"saturation": (0.5, 1.5)},
+    {"hue": 0.05},
+)
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,12 @@ class SegmentationAugmentation:
         crop: Height and width of the random crop; smaller images are padded with ignored pixels.
         short_side: Short side of the image before it is resized by a random ratio (ADE20K's recipes: 512); None: its
             own.
-        long_side: Keeps the long side to this many pixels before, where the short side then is shorter.
+        long_side: Keeps the long side to this many pixels before, where the short side then is shorter; None: to four
+            times `short_side`, as published.
         ratio: Smallest and largest ratio of the random resize.
         hflip: Probability of mirroring left and right.
-        max_class_share: Crops of which one class covers more than this share of the pixels that count are drawn again,
-            up to 10 times.
+        max_class_share: Crops in which nothing counts, or of which one class covers more than this share of what
+            counts, are drawn again, up to 10 times.
         distortion: Probability of each of the changes to brightness, contrast, saturation and hue (published: 0.5).
     """
 
@@ -72,8 +82,9 @@ class TrainingTransform:
         grey = [round(255 * value) for value in mean]
         fill: Any = {tv_tensors.Image: grey, tv_tensors.Mask: IGNORE}
         self.crop = v2.RandomCrop(augmentation.crop, pad_if_needed=True, fill=fill)
-        change = v2.RandomPhotometricDistort(p=augmentation.distortion)
-        self.finish = v2.Compose([v2.RandomHorizontalFlip(augmentation.hflip), change])
+        # Not torchvision's `RandomPhotometricDistort`, which exchanges the colours too.
+        changes = [v2.RandomApply([v2.ColorJitter(**each)], augmentation.distortion) for each in _DISTORTIONS]
+        self.finish = v2.Compose([v2.RandomHorizontalFlip(augmentation.hflip), *changes])
 
     def __call__(self, image: Tensor, labels: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Varies a sample.
@@ -98,20 +109,19 @@ class TrainingTransform:
         factor = low + (high - low) * float(torch.rand(()))
         height, width = image.shape[-2:]
         if self.augmentation.short_side is not None:
-            base = self.augmentation.short_side / min(height, width)
-            if self.augmentation.long_side is not None:
-                base = min(base, self.augmentation.long_side / max(height, width))
-            factor *= base
+            short, long = self.augmentation.short_side, self.augmentation.long_side
+            factor *= min(short / min(height, width), (long or _LONGEST * short) / max(height, width))
         size = [max(1, round(height * factor)), max(1, round(width * factor))]
         if size == [height, width]:
             return image, labels
-        return vision.resize(image, size, antialias=True), vision.resize(labels, size)
+        nearest = vision.resize(labels, size, interpolation=v2.InterpolationMode.NEAREST_EXACT)
+        return vision.resize(image, size, antialias=True), nearest
 
     def _cropped(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for _ in range(_TRIES):
             cropped: tuple[Tensor, Tensor] = self.crop(image, labels)
             counts = torch.bincount(cropped[1].flatten(), minlength=IGNORE + 1)[:IGNORE]
-            if counts.max() <= self.augmentation.max_class_share * counts.sum():
+            if 0 < counts.max() <= self.augmentation.max_class_share * counts.sum():
                 break
         return cropped
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from acmix.errors import UserError
@@ -26,6 +27,7 @@ class BackboneSettings:
         levels: Which of the network's feature maps are used, counted from the first; None: the last four, which are
             1/4 to 1/32 of the image in all networks for ImageNet.
         frozen_stages: The stem and so many stages after it are not trained; -1 trains everything, 0 freezes the stem.
+            Stages are those of the network's last four maps, whatever `levels` says, and the stem is all before them.
         frozen_norm: Batch norms keep statistics, scale and shift as they are loaded.
         stage_norm: A layer norm of its own on each map, as the published Swin recipes have it.
         model_args: Further arguments of the network, such as `stem`, `drop_path_rate` or `acmix`. Tasks have an option
@@ -68,7 +70,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, in_chans: int, settings: BackboneSettings) -> None:
         super().__init__()
-        self.settings = settings
+        self.name, self.in_chans, self.settings = name, in_chans, settings
         extra = {} if settings.levels is None else {"out_indices": tuple(settings.levels)}
         arguments = {**settings.model_args, "features_only": True, **extra}
         body: Any = build_network(name, None, in_chans, arguments)
@@ -109,9 +111,9 @@ class Backbone(nn.Module):
     def _freeze(self, name: str) -> None:
         for module in self._frozen_modules():
             module.requires_grad_(False)
-        count, levels = self.settings.frozen_stages, len(self.channels)
-        if not -1 <= count <= levels:
-            raise UserError(f"{name}: frozen_stages is {count}: give -1 (none), 0 (the stem), or 1 to {levels}")
+        count, stages = self.settings.frozen_stages, len(self._stages())
+        if not -1 <= count <= stages:
+            raise UserError(f"{name}: frozen_stages is {count}: give -1 (none), 0 (the stem), or 1 to {stages}")
         if count >= 0:
             for parameter in self._before_stage(count):
                 parameter.requires_grad_(False)
@@ -119,12 +121,29 @@ class Backbone(nn.Module):
     def _before_stage(self, index: int) -> list[nn.Parameter]:
         """The parameters of the stem and the first stages; timm lists a network's parts in the order of their use."""
         named = list(self.body.named_parameters())
-        if index == len(self.channels):
-            return [parameter for _, parameter in named]
-        module = self.body.feature_info.module_name()[index]
-        begins = (f"{module}.", f"{module.replace('.', '_')}.", f"model.{module}.")
-        first = next(place for place, (name, _) in enumerate(named) if name.startswith(begins))
-        return [parameter for _, parameter in named[:first]]
+        # Stages that no level needs are not there.
+        for module in self._stages()[index:]:
+            begins = (f"{module}.", f"{module.replace('.', '_')}.", f"model.{module}.")
+            first = next((place for place, (name, _) in enumerate(named) if name.startswith(begins)), None)
+            if first is not None:
+                return [parameter for _, parameter in named[:first]]
+        return [parameter for _, parameter in named]
+
+    def _stages(self) -> list[str]:
+        """Names of the modules that give the network's last four maps."""
+        return [str(each["module"]) for each in self.body.feature_info.info][-_LEVELS:]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the network itself wants without weight decay, such as position biases."""
+        with torch.device("meta"):
+            network = build_network(self.name, None, self.in_chans, self.settings.model_args)
+        asked = getattr(network, "no_weight_decay", set)()
+        flat = {name.replace(".", "_") for name in asked}
+        return {
+            f"body.{name}"
+            for name, _ in self.body.named_parameters()
+            if name.removeprefix("model.").replace(".", "_") in flat
+        }
 
 
 def _to_nchw(each: Tensor) -> Tensor:

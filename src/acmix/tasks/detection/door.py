@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from acmix.errors import UserError
+from acmix.tasks.data.detection_transforms import THINNEST_BOX
 
 __all__ = ["check_targets", "told_batch_norm"]
 
-# Pixels. torchvision drops thinner boxes, and their sides may vanish when they are resized.
-_THINNEST = 1e-2
+# Pixels. What flips in float32 may take from a side.
+_ROUNDING = 1e-3
 # Pixels. What rounding may put a box beyond the border.
 _BEYOND = 1e-2
 
@@ -58,7 +59,7 @@ def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
 
 def _check_boxes(name: str, boxes: Tensor, height: int, width: int) -> None:
     inside = (boxes >= -_BEYOND) & (boxes <= boxes.new_tensor([width, height, width, height]) + _BEYOND)
-    wide = boxes[:, 2:] - boxes[:, :2] >= _THINNEST
+    wide = boxes[:, 2:] - boxes[:, :2] >= (THINNEST_BOX - _ROUNDING)
     # Where a coordinate is no number, both are false.
     good = inside.all(dim=1) & wide.all(dim=1)
     if bool(good.all()):

@@ -98,7 +98,8 @@ class DetectionTask(Task):
     def setup(self, stage: str) -> None:
         """Takes the data's class names, and loads the weights to start from, unless a checkpoint is to be."""
         super().setup(stage)
-        if self.weights is not None and self.trainer.ckpt_path is None:
+        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
+            self.starts_fresh = False
             loaded = load_start(self.model, self.model_name, self.weights, self.in_chans)
             if self.ema is not None:
                 self.ema.set(self.model)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import inf, log2
 from typing import Any, Literal, cast
 
 import torch
@@ -49,7 +49,7 @@ class DecoderSettings:
         for name in ("channels", "aux_channels"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"decoder: {name} is {getattr(self, name)}: give a number of at least 1")
-        if self.aux_weight is not None and self.aux_weight < 0:
+        if self.aux_weight is not None and not 0 <= self.aux_weight < inf:
             raise UserError(f"decoder: aux_weight is {self.aux_weight}: give a weight of at least 0")
 
     @property

@@ -1,6 +1,6 @@
 """From a network for crops to class scores of whole images of any size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,9 @@ __all__ = ["Inference", "segment", "segment_all"]
 
 Size = tuple[int, int]
 
+# Long over short side of ADE20K's recipes, 2048 by 512.
+_LONGEST = 4
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -25,7 +28,8 @@ class Inference:
         stride: With `slide`: pixels from one window to the next.
         short_side: The image is resized to this short side before (the paper: 512), the logits are resized back;
             None: it keeps its size.
-        long_side: Keeps the resized long side to this many pixels, where the short side then is shorter.
+        long_side: Keeps the resized long side to this many pixels, where the short side then is shorter; None: to four
+            times `short_side`, as published.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -49,9 +53,7 @@ class Inference:
         """The height and width that the network sees of an image of height and width `size`."""
         if self.short_side is None:
             return size
-        factor = self.short_side / min(size)
-        if self.long_side is not None:
-            factor = min(factor, self.long_side / max(size))
+        factor = min(self.short_side / min(size), (self.long_side or _LONGEST * self.short_side) / max(size))
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
@@ -67,15 +69,15 @@ def segment(network: nn.Module, images: Tensor, size: Size, inference: Inference
     Returns:
         [B, K, *size].
     """
-    seen = _resize(images, inference.resized((images.shape[-2], images.shape[-1])))
+    seen = _resize(images, inference.resized((images.shape[-2], images.shape[-1]))).to(images.dtype)
     logits = _slide(network, seen, inference) if inference.mode == "slide" else network(seen)
     return _resize(logits, size)
 
 
 def segment_all(
     network: nn.Module, images: Sequence[Tensor], sizes: Sequence[Size], inference: Inference
-) -> list[Tensor]:
-    """Logits of images of several sizes; those of one size go through the network together.
+) -> Iterator[tuple[int, Tensor]]:
+    """Logits of images of several sizes; those of one size go through the network together, the next ones afterwards.
 
     Args:
         network: In evaluation mode.
@@ -83,29 +85,27 @@ def segment_all(
         sizes: Height and width of each result.
         inference: Resizing and windows.
 
-    Returns:
-        Of each image [K, height, width].
+    Yields:
+        An image's place among them and its logits, float32 [K, height, width].
     """
     alike: dict[tuple[torch.Size, Size], list[int]] = {}
     for place, (image, size) in enumerate(zip(images, sizes, strict=True)):
         alike.setdefault((image.shape, size), []).append(place)
-    results: dict[int, Tensor] = {}
     for (_, size), places in alike.items():
         logits = segment(network, torch.stack([images[place] for place in places]), size, inference)
-        results |= dict(zip(places, logits, strict=True))
-    return [results[place] for place in range(len(images))]
+        yield from zip(places, logits, strict=True)
 
 
 def _slide(network: nn.Module, images: Tensor, inference: Inference) -> Tensor:
     height, width = images.shape[-2:]
     total: Tensor | None = None
-    counts = images.new_zeros(1, 1, height, width)
+    counts = images.new_zeros(1, 1, height, width, dtype=torch.float32)
     for top in _starts(height, inference):
         for left in _starts(width, inference):
             window = (..., slice(top, top + inference.crop), slice(left, left + inference.crop))
             logits = network(images[window])
             if total is None:
-                total = logits.new_zeros(len(images), logits.shape[1], height, width)
+                total = logits.new_zeros(len(images), logits.shape[1], height, width, dtype=torch.float32)
             total[window] += logits
             counts[window] += 1
     assert total is not None
@@ -119,6 +119,8 @@ def _starts(side: int, inference: Inference) -> list[int]:
 
 
 def _resize(maps: Tensor, size: Size) -> Tensor:
+    # In float32: not all devices resize with a filter in half precision.
+    maps = maps.float()
     if maps.shape[-2:] == size:
         return maps
     # Only what is made smaller needs the filter; logits that are made larger are interpolated as in training.

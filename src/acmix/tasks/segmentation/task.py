@@ -1,6 +1,7 @@
 """Semantic segmentation with any network of timm's registry as the backbone, the zoo of this library among them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -112,7 +113,8 @@ class SegmentationTask(Task):
     def setup(self, stage: str) -> None:
         """Takes the data's class names, loads the weights to start from, unless a checkpoint is to be, and compiles."""
         super().setup(stage)
-        if self.weights is not None and self.trainer.ckpt_path is None:
+        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
+            self.starts_fresh = False
             loaded = load_start(self.model, self.model_name, self.weights, self.in_chans)
             if self.ema is not None:
                 self.ema.set(self.model)
@@ -132,14 +134,16 @@ class SegmentationTask(Task):
     def evaluate(self, batch: tuple[Any, Any], metrics: Mapping[str, Metric]) -> None:
         """Plain cross-entropy, and the confusion of classes."""
         images, targets = batch
-        for logits, target in zip(self._logits(images, targets), targets, strict=True):
+        for place, logits in self._logits(images, targets):
+            target = targets[place]
             metrics["loss"].update(pixel_cross_entropy(logits[None], target[None]))
             metrics["iou"].update(logits.argmax(dim=0)[None], target[None])
 
     def predict_step(self, batch: tuple[Any, Any], batch_idx: int) -> list[Tensor]:
         """The class of each pixel, int64 [H, W] of the target's size; which classes the targets hold is left aside."""
         images, targets = batch
-        return [logits.argmax(dim=0) for logits in self._logits(images, targets)]
+        classes = {place: logits.argmax(dim=0) for place, logits in self._logits(images, targets)}
+        return [classes[place] for place in range(len(images))]
 
     def evaluation_table(self) -> str:
         """Intersection over union, accuracy and share of each class in the last evaluation; empty before one."""
@@ -158,7 +162,7 @@ class SegmentationTask(Task):
             name: value for name in ("mean", "std", "scale") if (value := _plain(getattr(data, name, None))) is not None
         }
 
-    def _logits(self, images: Any, targets: Any) -> list[Tensor]:
+    def _logits(self, images: Any, targets: Any) -> Iterator[tuple[int, Tensor]]:
         sizes = [(target.shape[-2], target.shape[-1]) for target in targets]
         return segment_all(self.evaluated, list(images), sizes, self.inference)
 
@@ -166,8 +170,11 @@ class SegmentationTask(Task):
 def _checked(weights: list[float] | None, num_classes: int) -> Tensor | None:
     if weights is None:
         return None
-    if len(weights) != num_classes or min(weights) < 0:
-        raise UserError(f"class_weights are {len(weights)} numbers: give {num_classes}, one a class, none below 0")
+    usable = len(weights) == num_classes and all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+    if not usable:
+        raise UserError(
+            f"class_weights are {weights}: give {num_classes} numbers of at least 0, one a class, not all 0"
+        )
     return torch.tensor(weights, dtype=torch.float32)
 
 
