@@ -2,8 +2,8 @@
 
     python scripts/record_runs.py runs/bccd-retinanet runs/bccd-retinanet-conv ...
 
-reads each run's configuration, table of epochs and origin (machine, versions, commit, as `acmix fit` kept them) and writes
-docs/records/dense_runs.json. A run that the file has already is replaced.
+reads each run's configuration, table of epochs and origin (machine, versions, commit, as `acmix fit` kept them) and
+writes docs/records/dense_runs.json. A run that the file has already is replaced.
 """
 
 import argparse

@@ -137,7 +137,7 @@ class Backbone(nn.Module):
         """Names of the parameters that the network itself wants without weight decay, such as position biases."""
         with torch.device("meta"):
             network = build_network(self.name, None, self.in_chans, self.settings.model_args)
-        asked = getattr(network, "no_weight_decay", set)()
+        asked: set[str] = getattr(network, "no_weight_decay", set)()
         flat = {name.replace(".", "_") for name in asked}
         return {
             f"body.{name}"
