@@ -17,7 +17,7 @@ _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _GAP = 8
 _SWATCH = 14
 _FONT_SIZE = 14
-_PAPER, _INK, _IGNORED = (255, 255, 255), (20, 20, 20), (0, 0, 0)
+_PAPER, _INK, _IGNORED, _BACKGROUND = (255, 255, 255), (20, 20, 20), (0, 0, 0), (225, 225, 225)
 _WORDS = ("image", "predicted", "ground truth")
 
 
@@ -43,6 +43,8 @@ def segmentation_sheet(
     """
     font = ImageFont.load_default(_FONT_SIZE)
     colours = np.vstack([class_colours(len(class_names)), np.array([_IGNORED], dtype=np.uint8)])
+    if class_names[0] == "background":
+        colours[0] = _BACKGROUND
     columns = min(2, len(images))
     block = len(_WORDS) * (side + _GAP) + _GAP
     rows = -(-len(images) // columns)
