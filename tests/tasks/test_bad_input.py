@@ -76,7 +76,7 @@ def test_a_wrong_configuration_file(content: bytes, told: str, refused: Callable
 
 
 def test_no_configuration_at_all(refused: Callable[..., str]) -> None:
-    assert "--config cifar10 | cifar10_pvt" in refused("fit")
+    assert "| cifar10 | cifar10_pvt" in refused("fit")
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -28,7 +28,7 @@ def test_a_run_leaves_checkpoints_table_picture_logs_and_configuration(trained: 
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     events = {name for name in files if name.startswith("tensorboard/events")}
     expected = {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "curves.png"}
-    assert files - events == expected | {"tensorboard/hparams.yaml"}
+    assert files - events == expected | {"origin.json", "tensorboard/hparams.yaml"}
     assert len(events) == 1
 
 

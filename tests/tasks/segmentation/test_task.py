@@ -170,7 +170,7 @@ def test_another_decoders_checkpoint_is_refused(data: SegmentationFolderDataModu
     [
         ({"classes": 1}, "segmentation takes 2 to 255 classes, got 1"),
         ({"classes": 256}, "segmentation takes 2 to 255 classes, got 256"),
-        ({"class_weights": [1.0, 2.0]}, "class_weights are 2 numbers: give 5"),
+        ({"class_weights": [1.0, 2.0]}, "class_weights are .1.0, 2.0.: give 5 numbers"),
     ],
     ids=str,
 )
