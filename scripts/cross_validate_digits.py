@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped]  # comes without types
+import yaml
 from sklearn.model_selection import StratifiedKFold
 
 import acmix

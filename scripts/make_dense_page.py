@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 from make_models_page import DOCS, fill, giga, mega, table
 from record_runs import RECORD
 
@@ -76,13 +76,14 @@ TABLE_4 = (
 )
 
 
-def counted(row: Row) -> Complexity:
-    """Parameters, and the multiply-adds of one image of the paper's size."""
+def counted(row: Row, **heads: Any) -> Complexity:
+    """Parameters, and the multiply-adds of one image of the paper's size; `heads` change the detector's."""
     settings = yaml.safe_load(shipped_configs()[row.config].read_text(encoding="utf-8"))["model"]["init_args"]
     arguments = {**(settings.get("model_args") or {}), **row.options}
     backbone = settings_of(BackboneSettings, {**(settings.get("backbone") or {}), "model_args": arguments})
     with torch.device("meta"):
         if "detector" in settings:
+            settings["detector"]["heads"] = {**settings["detector"].get("heads", {}), **heads}
             detector = build_detector(
                 row.model, COCO_CLASSES, 3, backbone, settings_of(DetectorSettings, settings["detector"])
             )
@@ -137,6 +138,9 @@ def parts() -> dict[str, str]:
         "bccd": run_table("val/map_50"),
         "camvid": run_table("val/miou"),
         "machines": machines(),
+        "class_specific": mega(
+            next(counted(row, class_agnostic=False) for row in TABLE_4 if "Cascade" in row.words).parameters
+        ),
     }
 
 

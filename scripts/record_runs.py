@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from acmix.tasks.run_directory import RunDirectory
 

@@ -142,3 +142,12 @@ def test_a_wrong_entry_of_the_table_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"forms.json: \['dense'\] are no forms, expected"):
         read_table(path)
+
+
+def test_the_mark_of_constant_answers_is_the_compilers() -> None:
+    def answer() -> int:
+        return 0
+
+    marked = set(vars(torch.compiler.assume_constant_result(answer)))
+    assert marked
+    assert marked <= set(vars(availability._card_reason))

@@ -2,15 +2,22 @@
 
 import csv
 import json
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from PIL import Image
 
 from acmix.cli import main
 from acmix.tasks.demo_scenes import SCENE_DEMOS
+from acmix.tasks.interruption import StopRequest
 from acmix.tasks.metric_names import describe, shown_values
+from acmix.tasks.quiet import quiet
+from acmix.tasks.run_cli import RunCLI
+from tasks.conftest import SignalAt
 
 CONFIGS = {
     "detection": Path(__file__).with_name("scenes.yaml"),
@@ -72,6 +79,62 @@ def test_a_detector_s_run_goes_on_as_if_it_had_not_stopped(detector: Path, tmp_p
     assert through.keys() == again.keys()
     different = [name for name, value in through.items() if not value.equal(again[name])]
     assert different == []
+
+
+BY_STEPS = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "3"]
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "where"),
+    [
+        ("detection", [], ("train", 1, 0)),
+        ("detection", [], ("validation", 0, 0)),
+        ("segmentation", [], ("train", 1, 0)),
+        ("segmentation", BY_STEPS, ("train", 0, 0)),
+        # The first batch after the validation within the second epoch, and that validation.
+        ("segmentation", BY_STEPS, ("train", 1, 1)),
+        ("segmentation", BY_STEPS, ("validation", 1, 0)),
+    ],
+)
+def test_a_run_that_is_stopped_ends_as_the_one_that_went_through(
+    task: str, more: list[str], where: tuple[str, int, int], tmp_path: Path, place: Callable[[Callback], None]
+) -> None:
+    begun = ["fit", "--config", str(CONFIGS[task]), *more, "--trainer.max_epochs", "3"]
+    assert main([*begun, "--output", str(tmp_path / "through")]) == 0
+    place(SignalAt(where))
+    assert main([*begun, "--output", str(tmp_path / "stopped")]) == 130
+    folder = tmp_path / "stopped"
+    assert main(["fit", *words(folder)]) == 0
+    through, again = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("through", "stopped")
+    )
+    assert [name for name, value in through.items() if not value.equal(again[name])] == []
+    best = [
+        torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+        for name in ("through", "stopped")
+    ]
+    assert best[0] == best[1]
+
+
+def test_a_run_says_what_it_was_made_with(detector: Path) -> None:
+    origin = json.loads((detector / "origin.json").read_text())
+    assert origin["versions"]["torch"] == version("torch")
+    assert origin["command"].startswith("acmix fit --config scenes.yaml")
+
+
+def test_weights_to_start_from_are_loaded_once(classifier: Path, tmp_path: Path) -> None:
+    start = ["--model.weights", str(classifier), "--trainer.max_steps", "1", "--output", str(tmp_path / "run")]
+    with quiet():
+        cli = RunCLI(["fit", *DETECTION, *start], StopRequest())
+        trained = {name: value.clone() for name, value in cli.model.state_dict().items()}
+        cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    assert [name for name, value in cli.model.state_dict().items() if not value.equal(trained[name])] == []
+
+
+def test_weights_of_16_bits_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *DETECTION, "--trainer.precision", "bf16-true", "--output", str(tmp_path / "run")]) == 2
+    assert "run it under autocast instead, --trainer.precision bf16-mixed" in capsys.readouterr().err
 
 
 def test_a_detector_s_predictions_are_coco_s_results_and_pictures(detector: Path, tmp_path: Path) -> None:

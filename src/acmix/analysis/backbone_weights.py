@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.errors import UserError
+from acmix.interop.feature_names import plain_name
 
 __all__ = ["backbone_state", "load_backbone_state"]
 
@@ -36,10 +37,9 @@ def load_backbone_state(network: nn.Module, backbone: Mapping[str, Tensor], sour
     Raises:
         UserError: The network lacks a tensor of the backbone, or has another shape of it.
     """
-    # Where timm lists a network's features it joins the parts of its stages' names, or puts `model.` before all names.
-    own = {name.replace(".", "_"): value for name, value in network.state_dict().items()}
+    own = {plain_name(name): value for name, value in network.state_dict().items()}
     for name, value in backbone.items():
-        place = own.get(name.removeprefix("model.").replace(".", "_"))
+        place = own.get(plain_name(name))
         if place is None or place.shape != value.shape:
             told = f"{name} {tuple(value.shape)}"
             raise UserError(f"{source} holds another network: its backbone's {told} has no place in the one named")

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from lightning.pytorch import LightningModule
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
 from acmix.errors import UserError
+from acmix.tasks.console import tell
 from acmix.tasks.randomness import seed_step
 from acmix.tasks.recipe import Recipe, build_optimizer, build_schedule
 from acmix.tasks.same_network import check_same_network
@@ -35,6 +37,7 @@ class Task(LightningModule, ABC):
     Attributes:
         monitor: The logged number by which the best checkpoint is chosen.
         mode: Whether the best is the greatest (`max`) or the least (`min`).
+        weights: A checkpoint to start from.
         starts_fresh: Whether weights to start from are still to be loaded; false once these or a checkpoint's are.
         evaluates_loss: Whether evaluation has a loss; torchvision's detectors have one in training alone.
         class_names: Names of the classes, from the data or from a loaded checkpoint; empty where neither has them.
@@ -46,6 +49,7 @@ class Task(LightningModule, ABC):
     mode: ClassVar[Literal["min", "max"]] = "min"
     evaluates_loss: ClassVar[bool] = True
 
+    weights: str | Path | None = None
     model: nn.Module
     ema: ModelEmaV3 | None
 
@@ -88,10 +92,27 @@ class Task(LightningModule, ABC):
     def evaluate(self, batch: Any, metrics: Mapping[str, Metric]) -> None:
         """Updates the metrics, `loss` among them, with a batch; the network to ask is `self.evaluated`."""
 
+    def load_start(self, path: str | Path) -> str:
+        """Loads the weights that training starts from.
+
+        Args:
+            path: Of a checkpoint.
+
+        Returns:
+            One line that says what was loaded.
+        """
+        raise NotImplementedError
+
     def setup(self, stage: str) -> None:
-        """Takes the names of the data's classes."""
+        """Takes the names of the data's classes, and the weights to start from, unless a checkpoint is to be."""
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", [])
         self.class_names = [str(name) for name in names]
+        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
+            self.starts_fresh = False
+            loaded = self.load_start(self.weights)
+            if self.ema is not None:
+                self.ema.set(self.model)
+            tell(loaded)
 
     def evaluation_table(self) -> str:
         """What an evaluation has to say beyond its numbers, such as a row per class; empty where it has nothing."""

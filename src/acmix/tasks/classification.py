@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from acmix.errors import UserError
 from acmix.tasks.base import Stage, Task
-from acmix.tasks.console import tell
 from acmix.tasks.data.augmentation import ImageFormat
 from acmix.tasks.networks import build_network
 from acmix.tasks.recipe import Recipe
@@ -112,15 +111,13 @@ class ClassificationTask(Task):
             return {} if self.targets.mix else {"top1": self._accuracy(1)}
         return {f"top{top}": self._accuracy(top) for top in (1, 5) if top < self.num_classes}
 
+    def load_start(self, path: str | Path) -> str:
+        """Loads a network's weights, with a new head where the classes are others."""
+        return load_weights(self.model, path)
+
     def setup(self, stage: str) -> None:
-        """Takes the data's class names, loads the weights to start from, unless a checkpoint is to be, and compiles."""
+        """Compiles, when the weights to start from are there."""
         super().setup(stage)
-        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
-            self.starts_fresh = False
-            loaded = load_weights(self.model, self.weights)
-            if self.ema is not None:
-                self.ema.set(self.model)
-            tell(loaded)
         if self.compile_network:
             self.model.compile()
 

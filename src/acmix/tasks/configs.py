@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from acmix.errors import UserError
 from acmix.tasks.names import nearest

@@ -16,6 +16,7 @@ from acmix.tasks.console import tell
 from acmix.tasks.data import DigitScenesDataModule
 from acmix.tasks.data.loader import Batch
 from acmix.tasks.data.sampler import BatchKey
+from acmix.tasks.data.scene_sources import SCENE_MEAN, SCENE_STD
 from acmix.tasks.detection.pictures import contact_sheet
 from acmix.tasks.interruption import StopRequest
 from acmix.tasks.run_cli import RunCLI
@@ -39,7 +40,7 @@ def _draw_detections(scenes: Batch, found: Any, names: list[str]) -> Image.Image
 
 
 def _draw_classes(scenes: Batch, found: Any, names: list[str]) -> Image.Image:
-    images: list[Tensor] = [(0.25 * image + 0.5).clamp(0, 1) for image in scenes.images]
+    images: list[Tensor] = [(SCENE_STD * image + SCENE_MEAN).clamp(0, 1) for image in scenes.images]
     return segmentation_sheet(images, found, scenes.targets, names)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from acmix.errors import UserError

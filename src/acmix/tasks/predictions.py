@@ -1,7 +1,6 @@
 """Writes what a network says about each image as a table."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class PredictionTable(Callback):
         """Notes which images each batch holds."""
         loader = trainer.predict_dataloaders
         assert isinstance(loader, EpochLoader)
-        self._files = _files(loader)
+        self._files = loader.files
         self._batches = [key.indices.tolist() for key in loader.batch_sampler]
 
     def on_predict_batch_end(
@@ -72,9 +71,3 @@ class PredictionTable(Callback):
             writer.writerow(("file" if self._files else "index", "class", "probability"))
             writer.writerows(rows[index] for index in sorted(rows))
         new.replace(self.path)
-
-
-def _files(loader: EpochLoader) -> list[str]:
-    """The files behind a loader's samples, none for data that are not files."""
-    paths = getattr(getattr(loader.source, "store", None), "paths", ())
-    return [os.fsdecode(path) for path in paths]

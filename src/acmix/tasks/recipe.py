@@ -3,11 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import timm.optim
-from timm.optim import param_groups_weight_decay
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import nn
@@ -94,22 +92,11 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
-            param_group_fn=partial(
-                param_groups_weight_decay,
-                weight_decay=recipe.weight_decay,
-                no_weight_decay_list=_without_weight_decay(network),
-            ),
             **recipe.optimizer_args,
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {recipe.optimizer!r} refuses its settings: {error}") from error
     return optimizer
-
-
-def _without_weight_decay(network: nn.Module) -> set[str]:
-    """Names of what the network, or a network within it, wants without weight decay."""
-    asked = [(name, getattr(module, "no_weight_decay", None)) for name, module in network.named_modules()]
-    return {f"{name}.{each}" if name else each for name, names in asked if callable(names) for each in names()}
 
 
 def build_schedule(optimizer: Optimizer, recipe: Recipe, updates: int, updates_per_epoch: int) -> Scheduler:

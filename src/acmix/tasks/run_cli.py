@@ -56,6 +56,7 @@ class RunCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], request: StopRequest) -> None:
         self.command = args[0]
+        self.words = list(args)
         self.request = request
         super().__init__(
             Task,
@@ -171,6 +172,10 @@ class RunCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains; whatever ends the training, the last lines say what is there and how to go on."""
+        if self.trainer.is_global_zero and not self._trial:
+            settings = Settings(device=self.trainer.strategy.root_device.type)
+            origin = json.dumps(asdict(describe_origin(settings, self.words)), indent=1)
+            self.directory.origin.write_text(origin + "\n", encoding="utf-8")
         try:
             self.trainer.fit(**kwargs)
         except BaseException as error:
@@ -253,7 +258,7 @@ def _tensorboard(directory: RunDirectory) -> TensorBoardLogger:
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Keeps the whole configuration, and what the run is made with, when training begins, also when it begins again."""
+    """Keeps the whole configuration beside the checkpoints when training begins, also when it begins again."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file; called on the first process alone."""
@@ -261,7 +266,5 @@ class _SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             # A file that is used again, for a test say, must not bring an old checkpoint with it.
             config.ckpt_path = None
-            directory = RunDirectory(Path(config.output))
-            self.parser.save(config, str(directory.config), skip_none=False, overwrite=True, multifile=False)
-            origin = asdict(describe_origin(Settings(), ["fit"]))
-            directory.origin.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+            path = RunDirectory(Path(config.output)).config
+            self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)

@@ -287,7 +287,7 @@ def test_impossible_options_are_named(options: dict[str, Any], words: str) -> No
 def test_photographs() -> None:
     names = {f"{part}_images": "images" for part in ("train", "val", "test")}
     names |= {f"{part}_annotations": f"instances_{part}.json" for part in ("train", "val", "test")}
-    data = CocoDetectionDataModule(BCCD, num_workers=0, scale=0.5, **names)  # type: ignore[arg-type]  # options of several types
+    data = CocoDetectionDataModule(BCCD, num_workers=0, scale=0.5, **names)
     data.setup()
     assert data.class_names == ["Platelets", "RBC", "WBC"]
     sources = [data.sources[part] for part in ("train", "val", "test")]

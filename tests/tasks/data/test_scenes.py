@@ -14,6 +14,7 @@ from acmix.tasks.data.digits import digits_split
 from acmix.tasks.data.loader import Batch
 from acmix.tasks.data.sampler import BatchKey
 from acmix.tasks.data.scene_composition import MIN_VISIBLE, SceneForm, compose_scene
+from acmix.tasks.data.scene_sources import DetectionScenes
 from acmix.tasks.data.scene_textures import draw_background
 from acmix.tasks.data.scenes import DigitScenesDataModule
 
@@ -126,7 +127,9 @@ def test_parts_show_their_own_digits_in_their_own_scenes() -> None:
     data = module()
     split = digits_split()
     for part in ("train", "val", "test"):
-        assert data.sources[part].scenes.images is getattr(split, f"{part}_images")  # type: ignore[attr-defined]  # a source of scenes
+        source = data.sources[part]
+        assert isinstance(source, DetectionScenes)
+        assert source.scenes.images is getattr(split, f"{part}_images")
     assert not same(batch(data, "val", indices=[0]), batch(data, "test", indices=[0]))
 
 

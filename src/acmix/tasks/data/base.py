@@ -9,12 +9,12 @@ from acmix.tasks.data.loader import BatchSource, EpochLoader
 from acmix.tasks.data.notes import warn
 from acmix.tasks.data.sampler import EpochBatches, EpochOrder
 
-__all__ = ["ImageDataModule", "parts_of"]
+__all__ = ["ImageDataModule"]
 
 _PARTS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
-def parts_of(stage: str | None) -> tuple[str, ...]:
+def _parts_of(stage: str | None) -> tuple[str, ...]:
     """The parts of a data set that a stage reads, all for None."""
     return _PARTS[stage] if stage else ("train", "val", "test", "predict")
 
@@ -81,6 +81,29 @@ class ImageDataModule(LightningDataModule, ABC):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
+
+    def fill(self, stage: str | None) -> None:
+        """Fills `sources` with what a stage needs, where `setup` leaves it to `make_source` and `stand_in`."""
+        for name in _parts_of(stage):
+            self._fill(name)
+
+    def make_source(self, name: str) -> BatchSource:
+        """A part of the data that has files of its own."""
+        raise NotImplementedError
+
+    def stand_in(self, name: str) -> str | None:
+        """The part that is read in the place of another one; None where that has files of its own."""
+        return None
+
+    def _fill(self, name: str) -> None:
+        if name in self.sources:
+            return
+        other = self.stand_in(name)
+        if other is None:
+            self.sources[name] = self.make_source(name)
+        else:
+            self._fill(other)
+            self.sources[name] = self.sources[other]
 
     def train_dataloader(self) -> EpochLoader:
         """Returns the training batches, in a new order each epoch."""

@@ -8,12 +8,14 @@ from typing import Literal
 import numpy as np
 
 from acmix.errors import UserError
-from acmix.tasks.data.base import ImageDataModule, parts_of
+from acmix.packages import require
+from acmix.tasks.data.base import ImageDataModule
 from acmix.tasks.data.cache import RamStore
 from acmix.tasks.data.coco_faults import OnBadRecord
 from acmix.tasks.data.coco_files import missing_annotations, missing_folder, missing_images
 from acmix.tasks.data.coco_images import CocoImages, PlainImages
 from acmix.tasks.data.coco_records import CocoRecords, read_records
+from acmix.tasks.data.detection_source import DetectionSource
 from acmix.tasks.data.detection_transforms import Variation
 from acmix.tasks.data.images import FileStore, ImageStore, OnBadImage
 from acmix.tasks.data.listing import list_folder
@@ -89,6 +91,8 @@ class CocoDetectionDataModule(ImageDataModule):
         test_annotations: str | None = None,
         predict_folder: str | Path | None = None,
     ) -> None:
+        if masks:
+            require("faster_coco_eval")
         super().__init__(batch_size, num_workers, seed, None)
         for name, value in (("hflip", hflip), ("color_jitter", color_jitter)):
             if not 0 <= value <= 1:
@@ -129,26 +133,23 @@ class CocoDetectionDataModule(ImageDataModule):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
-        for name in parts_of(stage):
-            self._prepare(name)
+        self.fill(stage)
 
-    def _prepare(self, name: str) -> None:
-        if name in self.sources:
-            return
+    def stand_in(self, name: str) -> str | None:
+        """Validation for a test without images of its own, and the test for a prediction without any."""
         if name == "test" and "test" not in self.annotations:
             inform("no test_annotations: the test reads the validation images")
-            self._prepare("val")
-            self.sources[name] = self.sources["val"]
-        elif name == "predict" and self.predict_folder is None:
-            self._prepare("test")
-            self.sources[name] = self.sources["test"]
-        elif name == "predict":
-            folder = self.root / Path(self.predict_folder or "").expanduser()
-            paths = list_folder(folder).paths
-            names = [os.path.relpath(path, folder) for path in paths]
-            self.sources[name] = PlainImages(self._store(paths, name), names, self.category_ids, self.scale)
-        else:
-            self.sources[name] = self._annotated(name)
+            return "val"
+        return "test" if name == "predict" and self.predict_folder is None else None
+
+    def make_source(self, name: str) -> DetectionSource:
+        """Checks the annotations of a part, and reads its images where they are kept in memory."""
+        if name != "predict":
+            return self._annotated(name)
+        folder = self.root / Path(self.predict_folder or "").expanduser()
+        paths = list_folder(folder).paths
+        names = [os.path.relpath(path, folder) for path in paths]
+        return PlainImages(self._store(paths, name), names, self.category_ids, self.scale)
 
     def _annotated(self, name: str) -> CocoImages:
         folder = self.root / self.folders[name]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from acmix.errors import UserError
 from acmix.tasks.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation, ImageFormat, Interpolation
-from acmix.tasks.data.base import ImageDataModule, parts_of
+from acmix.tasks.data.base import ImageDataModule
 from acmix.tasks.data.cache import RamStore
 from acmix.tasks.data.images import FileStore, ImageStore, OnBadImage
 from acmix.tasks.data.labelled import LabelledImages
@@ -114,8 +114,7 @@ class ImageFolderDataModule(ImageDataModule):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
-        for name in parts_of(stage):
-            self._prepare(name)
+        self.fill(stage)
 
     @property
     def _train_path(self) -> Path:
@@ -133,18 +132,16 @@ class ImageFolderDataModule(ImageDataModule):
             return self.root / self.test_folder
         return self.root / "test" if (self.root / "test").is_dir() else None
 
-    def _prepare(self, name: str) -> None:
-        if name in self.sources:
-            return
+    def stand_in(self, name: str) -> str | None:
+        """Validation for a test without images of its own, and the test for a prediction without any."""
         if name == "test" and self._test_path is None:
             warn(f"no folder 'test' in {self.root}: the test reads the validation images")
-            self._prepare("val")
-            self.sources[name] = self.sources["val"]
-        elif name == "predict" and self.predict_folder is None:
-            self._prepare("test")
-            self.sources[name] = self.sources["test"]
-        else:
-            self.sources[name] = self._images(self._listing(name), name)
+            return "val"
+        return "test" if name == "predict" and self.predict_folder is None else None
+
+    def make_source(self, name: str) -> LabelledImages:
+        """Lists the files of a part, and reads them where they are kept in memory."""
+        return self._images(self._listing(name), name)
 
     def _listing(self, name: str) -> Listing:
         if name == "train":

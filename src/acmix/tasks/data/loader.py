@@ -1,5 +1,6 @@
 """The loader that gives Lightning its batches, and how a run goes on in the middle of an epoch."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -115,6 +116,12 @@ class EpochLoader:
             if batch.skipped:
                 self._on_skip(batch.skipped)
             yield batch.images, batch.targets
+
+    @property
+    def files(self) -> list[str]:
+        """The files behind the samples, none for data that are not files."""
+        paths = getattr(getattr(self.source, "store", None), "paths", ())
+        return [os.fsdecode(path) for path in paths]
 
     def state_dict(self) -> dict[str, int]:
         """Returns what a restart in this epoch has to agree with; plain numbers."""

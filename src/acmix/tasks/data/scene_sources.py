@@ -9,11 +9,12 @@ from acmix.tasks.data.loader import Batch
 from acmix.tasks.data.sampler import BatchKey
 from acmix.tasks.data.scene_composition import Scene, SceneForm, compose_scene
 
-__all__ = ["DetectionScenes", "Scenes", "SegmentationScenes"]
+__all__ = ["SCENE_MEAN", "SCENE_STD", "DetectionScenes", "Scenes", "SegmentationScenes"]
 
 # Streams of their own, beside those of acmix.tasks.data.seeding.
 _FIXED, _FRESH = 3, 4
-_MEAN, _STD = 0.5, 0.25
+SCENE_MEAN, SCENE_STD = 0.5, 0.25
+"""What scenes for segmentation are normalised by, in all channels."""
 
 
 class Scenes:
@@ -124,7 +125,7 @@ class SegmentationScenes:
             Normalised images [3, H, W] and maps int64 [H, W], stacked or in lists.
         """
         scenes = self.scenes.of(key)
-        images = [(_planes(scene) - _MEAN) / _STD for scene in scenes]
+        images = [(_planes(scene) - SCENE_MEAN) / SCENE_STD for scene in scenes]
         maps = [torch.from_numpy(_classes(scene)) for scene in scenes]
         return Batch(torch.stack(images), torch.stack(maps), {}) if self.stacked else Batch(images, maps, {})
 

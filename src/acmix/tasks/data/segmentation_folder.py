@@ -6,7 +6,7 @@ from typing import Literal
 
 from acmix.errors import UserError
 from acmix.tasks.data.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from acmix.tasks.data.base import ImageDataModule, parts_of
+from acmix.tasks.data.base import ImageDataModule
 from acmix.tasks.data.notes import warn
 from acmix.tasks.data.segmentation_labels import IGNORE, LabelRule
 from acmix.tasks.data.segmentation_listing import Pairs, list_pairs, list_unlabelled
@@ -120,21 +120,14 @@ class SegmentationFolderDataModule(ImageDataModule):
         Args:
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
         """
-        for name in parts_of(stage):
-            self._prepare(name)
+        self.fill(stage)
 
-    def _prepare(self, name: str) -> None:
-        if name in self.sources:
-            return
+    def stand_in(self, name: str) -> str | None:
+        """Validation for a test without images of its own, and the test for a prediction without any."""
         if name == "test" and self._test_folder is None:
             warn(f"no folder 'test' in {self.root / 'annotations'}: the test reads the validation images")
-            self._prepare("val")
-            self.sources[name] = self.sources["val"]
-        elif name == "predict" and self.predict_folder is None:
-            self._prepare("test")
-            self.sources[name] = self.sources["test"]
-        else:
-            self.sources[name] = self._source(name)
+            return "val"
+        return "test" if name == "predict" and self.predict_folder is None else None
 
     @property
     def _test_folder(self) -> str | None:
@@ -142,7 +135,8 @@ class SegmentationFolderDataModule(ImageDataModule):
             return self.test_folder
         return "test" if (self.root / "annotations" / "test").is_dir() else None
 
-    def _source(self, name: str) -> LabelledPixels:
+    def make_source(self, name: str) -> LabelledPixels:
+        """Lists the files of a part, and reads them where they are kept in memory."""
         rule = LabelRule(self.num_classes, reduce_zero=self.reduce_zero_label, ignored=self.ignored_labels)
         store = PairStore(self._pairs(name), rule, self.scale)
         if self.cache == "ram" and name != "predict":

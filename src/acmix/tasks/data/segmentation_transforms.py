@@ -102,7 +102,8 @@ class TrainingTransform:
             seed_sample(self.seed, epoch, index)
             pair = self._resized(tv_tensors.Image(image), tv_tensors.Mask(labels))
             pair = self._cropped(*pair)
-            return self.finish(*pair)  # type: ignore[no-any-return]  # torchvision's transforms are untyped
+            varied: tuple[Tensor, Tensor] = self.finish(*pair)
+        return varied
 
     def _resized(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.augmentation.ratio

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from acmix.errors import UserError
+from acmix.interop.feature_names import plain_name
 from acmix.tasks.networks import build_network
 from acmix.tasks.weights import load_weights
 
-__all__ = ["Backbone", "BackboneSettings", "load_backbone", "with_arguments"]
+__all__ = ["Backbone", "BackboneSettings", "load_backbone", "undecayed", "with_arguments"]
 
 _LEVELS = 4
 # Of the classifier that is made to read a checkpoint; its head fits any file and is left out.
@@ -71,12 +72,14 @@ class Backbone(nn.Module):
     def __init__(self, name: str, in_chans: int, settings: BackboneSettings) -> None:
         super().__init__()
         self.name, self.in_chans, self.settings = name, in_chans, settings
-        extra = {} if settings.levels is None else {"out_indices": tuple(settings.levels)}
-        arguments = {**settings.model_args, "features_only": True, **extra}
+        count = len(self._sketch(features_only=True).feature_info.info)
+        levels = range(count)[-_LEVELS:] if settings.levels is None else settings.levels
+        if not levels or not set(levels) <= set(range(count)) or list(levels) != sorted(set(levels)):
+            raise UserError(
+                f"{name}: backbone.levels is {list(levels)}: give some of 0 to {count - 1}, in rising order"
+            )
+        arguments = {**settings.model_args, "features_only": True, "out_indices": tuple(levels)}
         body: Any = build_network(name, None, in_chans, arguments)
-        if settings.levels is None and len(body.feature_info) > _LEVELS:
-            last = tuple(body.feature_info.out_indices)[-_LEVELS:]
-            body = build_network(name, None, in_chans, {**arguments, "out_indices": last})
         self.body: Any = body
         self.channels: list[int] = list(body.feature_info.channels())
         self.reductions: list[int] = list(body.feature_info.reduction())
@@ -135,15 +138,22 @@ class Backbone(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the network itself wants without weight decay, such as position biases."""
+        asked: set[str] = getattr(self._sketch(), "no_weight_decay", set)()
+        plain = {plain_name(name) for name in asked}
+        return {f"body.{name}" for name, _ in self.body.named_parameters() if plain_name(name) in plain}
+
+    def _sketch(self, **arguments: Any) -> Any:
+        """The network without values."""
         with torch.device("meta"):
-            network = build_network(self.name, None, self.in_chans, self.settings.model_args)
-        asked: set[str] = getattr(network, "no_weight_decay", set)()
-        flat = {name.replace(".", "_") for name in asked}
-        return {
-            f"body.{name}"
-            for name, _ in self.body.named_parameters()
-            if name.removeprefix("model.").replace(".", "_") in flat
-        }
+            # Weights would be fetched, and lost.
+            wanted = {**self.settings.model_args, "pretrained": False, **arguments}
+            return build_network(self.name, None, self.in_chans, wanted)
+
+
+def undecayed(network: nn.Module) -> set[str]:
+    """Names of the parameters of a network that the backbone within it wants without weight decay."""
+    backbones = [(place, each) for place, each in network.named_modules() if isinstance(each, Backbone)]
+    return {f"{place}.{name}" for place, each in backbones for name in each.no_weight_decay()}
 
 
 def _to_nchw(each: Tensor) -> Tensor:
@@ -167,10 +177,10 @@ def load_backbone(backbone: Backbone, name: str, path: str | Path, in_chans: int
     """
     network = build_network(name, _CLASSES, in_chans, backbone.settings.model_args)
     load_weights(network, path)
-    flat = {key.replace(".", "_"): value for key, value in network.state_dict().items()}
+    own = {plain_name(key): value for key, value in network.state_dict().items()}
     found = {}
     for key, value in backbone.body.state_dict().items():
-        source = flat.get(key.removeprefix("model.").replace(".", "_"))
+        source = own.get(plain_name(key))
         if source is None or source.shape != value.shape:
             raise UserError(f"{path}: {name} as a backbone needs {key} {tuple(value.shape)}, the classifier has none")
         found[key] = source

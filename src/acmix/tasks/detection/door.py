@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from acmix.errors import UserError
 from acmix.tasks.data.detection_transforms import THINNEST_BOX
 
-__all__ = ["check_targets", "told_batch_norm"]
+__all__ = ["check_precision", "check_targets", "told_batch_norm"]
 
 # Pixels. What flips in float32 may take from a side.
 _ROUNDING = 1e-3
@@ -75,6 +75,21 @@ def _check_masks(name: str, masks: Tensor | None, shape: tuple[int, int, int]) -
         raise UserError(f"{name}: the targets hold no masks; a detector with masks needs them, one without does not")
     if tuple(masks.shape) != shape:
         raise UserError(f"{name}: masks {tuple(masks.shape)} came, {shape} are needed: objects, height and width")
+
+
+def check_precision(network: nn.Module) -> None:
+    """Refuses weights of 16 bits: boxes would be rounded to several pixels, and torchvision's heads mix both.
+
+    Args:
+        network: A detector.
+
+    Raises:
+        UserError: Its weights have less than 32 bits.
+    """
+    dtype = next(network.parameters()).dtype
+    if dtype.itemsize < 4:
+        told = f"the detector's weights are {dtype}, it needs 32 bits"
+        raise UserError(f"{told}; run it under autocast instead, --trainer.precision bf16-mixed or 16-mixed")
 
 
 @contextmanager

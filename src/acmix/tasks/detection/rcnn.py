@@ -7,8 +7,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from acmix.tasks.dense.backbone import undecayed
 from acmix.tasks.detection.cascade import CascadeRoIHeads
-from acmix.tasks.detection.door import check_targets, told_batch_norm
+from acmix.tasks.detection.door import check_precision, check_targets, told_batch_norm
 from acmix.tasks.detection.heads import ProposalHead, build_roi_heads
 from acmix.tasks.detection.image_transform import ImageTransform
 from acmix.tasks.detection.pyramid import PyramidBackbone
@@ -38,8 +39,13 @@ class RCNNDetector(GeneralizedRCNN):
         self.num_classes = num_classes
         self.has_masks = settings.has_masks
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the network of the backbone wants without weight decay; timm asks for them."""
+        return undecayed(self)
+
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Losses in training, detections elsewhere; see `build_detector`."""
+        check_precision(self)
         if targets is not None:
             check_targets(images, targets, self.num_classes, masks=self.has_masks)
         with told_batch_norm():

@@ -6,7 +6,8 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 
-from acmix.tasks.detection.door import check_targets, told_batch_norm
+from acmix.tasks.dense.backbone import undecayed
+from acmix.tasks.detection.door import check_precision, check_targets, told_batch_norm
 from acmix.tasks.detection.image_transform import ImageTransform
 from acmix.tasks.detection.norms import norm_layer, widened
 from acmix.tasks.detection.pyramid import PyramidBackbone
@@ -43,9 +44,14 @@ class RetinaNetDetector(RetinaNet):
         self.num_classes = num_classes
         self.has_masks = False
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the network of the backbone wants without weight decay; timm asks for them."""
+        return undecayed(self)
+
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Losses in training, detections elsewhere; see `build_detector`."""
         shifted = None
+        check_precision(self)
         if targets is not None:
             check_targets(images, targets, self.num_classes)
             shifted = [{**target, "labels": target["labels"] - 1} for target in targets]

@@ -12,7 +12,6 @@ from torchmetrics import Metric
 from acmix.errors import UserError
 from acmix.packages import require
 from acmix.tasks.base import Stage, Task
-from acmix.tasks.console import tell
 from acmix.tasks.dense.backbone import BackboneSettings, with_arguments
 from acmix.tasks.dense.weights import load_start
 from acmix.tasks.detection.detector import build_detector
@@ -95,15 +94,9 @@ class DetectionTask(Task):
         """In evaluation `coco`, which gives the twelve numbers."""
         return {} if stage == "train" else {"coco": CocoMeanAveragePrecision(self.detector.has_masks)}
 
-    def setup(self, stage: str) -> None:
-        """Takes the data's class names, and loads the weights to start from, unless a checkpoint is to be."""
-        super().setup(stage)
-        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
-            self.starts_fresh = False
-            loaded = load_start(self.model, self.model_name, self.weights, self.in_chans)
-            if self.ema is not None:
-                self.ema.set(self.model)
-            tell(loaded)
+    def load_start(self, path: str | Path) -> str:
+        """Loads a classifier's weights or those of a whole detector."""
+        return load_start(self.model, self.model_name, path, self.in_chans)
 
     def training_loss(self, batch: _Batch) -> Tensor:
         """The sum of the detector's losses, each of which is logged by step."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.errors import UserError
+from acmix.packages import require
 from acmix.tasks.segmentation.norms import accept_single_values
 
 __all__ = ["DecoderSettings", "SemanticFPN", "UperNet", "build_decoder"]
@@ -143,7 +144,7 @@ def build_decoder(channels: Sequence[int], reductions: Sequence[int], settings: 
     Raises:
         UserError: The decoder cannot stand on these maps, or segmentation_models_pytorch is not installed.
     """
-    _require_library()
+    require("segmentation_models_pytorch")
     if len(channels) < 2:
         raise UserError(f"the decoder {settings.kind} needs at least 2 maps, backbone.levels names {len(channels)}")
     if settings.auxiliary and not 0 <= settings.aux_level < len(channels):
@@ -151,10 +152,3 @@ def build_decoder(channels: Sequence[int], reductions: Sequence[int], settings: 
     if settings.kind == "upernet":
         return UperNet(channels, settings.width)
     return SemanticFPN(channels, reductions, settings.width, settings.branch_channels)
-
-
-def _require_library() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("segmentation_models_pytorch") is None:
-        raise UserError("segmentation_models_pytorch not installed; pip install 'acmix[segmentation]'")

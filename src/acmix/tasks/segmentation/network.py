@@ -5,7 +5,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix.tasks.dense.backbone import Backbone, BackboneSettings
+from acmix.tasks.dense.backbone import Backbone, BackboneSettings, undecayed
 from acmix.tasks.segmentation.decoder import DecoderSettings, build_decoder
 from acmix.tasks.segmentation.norms import accept_single_values
 
@@ -57,6 +57,10 @@ class Segmenter(nn.Module):
         if not self.training or self.auxiliary is None:
             return logits
         return logits, _enlarge(self.auxiliary(maps[self._aux_level]), padded, height, width)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the network of the backbone wants without weight decay; timm asks for them."""
+        return undecayed(self)
 
     def _padding(self, side: int) -> int:
         return max(-side % self._multiple, 2 * self._multiple - side)

@@ -50,8 +50,7 @@ class SegmentationPredictions(Callback):
         """Notes which images each batch holds, and makes the folders."""
         loader = trainer.predict_dataloaders
         assert isinstance(loader, EpochLoader)
-        paths = getattr(getattr(loader.source, "store", None), "paths", ())
-        self._files = [os.fsdecode(path) for path in paths]
+        self._files = loader.files
         self._names = (
             mask_names(self._files) if self._files else [f"{index:06d}" for index in range(len(loader.source))]
         )

@@ -12,7 +12,6 @@ from torchmetrics import Metric
 
 from acmix.errors import UserError
 from acmix.tasks.base import Stage, Task
-from acmix.tasks.console import tell
 from acmix.tasks.data.segmentation_labels import IGNORE
 from acmix.tasks.dense.backbone import BackboneSettings, with_arguments
 from acmix.tasks.dense.weights import load_start
@@ -110,15 +109,13 @@ class SegmentationTask(Task):
         """In evaluation `iou`, which gives mean intersection over union and pixel accuracy."""
         return {} if stage == "train" else {"iou": DatasetIoU(self.num_classes)}
 
+    def load_start(self, path: str | Path) -> str:
+        """Loads a classifier's weights or those of a whole segmentation network."""
+        return load_start(self.model, self.model_name, path, self.in_chans)
+
     def setup(self, stage: str) -> None:
-        """Takes the data's class names, loads the weights to start from, unless a checkpoint is to be, and compiles."""
+        """Compiles, when the weights to start from are there."""
         super().setup(stage)
-        if self.weights is not None and self.starts_fresh and self.trainer.ckpt_path is None:
-            self.starts_fresh = False
-            loaded = load_start(self.model, self.model_name, self.weights, self.in_chans)
-            if self.ema is not None:
-                self.ema.set(self.model)
-            tell(loaded)
         if self.compile_network:
             self.model.compile()
 
