@@ -147,6 +147,10 @@ void attention_backward(const Attention& a, int64_t first_unit, int64_t last_uni
     T* const map_v = static_cast<T*>(a.grad_v.data) + batch * a.grad_v.strides[0] + head * a.grad_v.strides[1];
     ::memset(static_cast<void*>(map_k), 0, map * sizeof(T));
     ::memset(static_cast<void*>(map_v), 0, map * sizeof(T));
+    if (a.fills && a.stride > 1) {
+      T* const map_q = static_cast<T*>(a.grad_q.data) + batch * a.grad_q.strides[0] + head * a.grad_q.strides[1];
+      ::memset(static_cast<void*>(map_q), 0, map * sizeof(T));
+    }
     double grad_rate = 0;
     for (SlidingRows<T>* rows : all) rows->slide(0, 0);
     int64_t packed = 0;  // padded rows that are in scratch memory, or have been

@@ -104,14 +104,17 @@ ACMIX_INLINE void direct_spread_row(const DirectPlan<K, S>& plan, const float* w
   if constexpr (S == 2) direct_spread_phase<1>(plan, weights, lines, line, rows, to + plan.phase);
 }
 
-// Sums of a packed row to the map's row, to which they are added.
-template <int K, int S>
+// Sums of a packed row to the map's row; ADDS: to what stands there.
+template <bool ADDS, int K, int S>
 ACMIX_INLINE void unpack_row(const float* packed, int64_t columns, int64_t phase, float* to) {
   using Column = WindowColumn<K, S>;
+  const auto put = [&](int64_t x, Mask own, Vector<float> value) __attribute__((always_inline)) {
+    store_lanes(own, to + x, ADDS ? load_lanes(own, to + x) + value : value);
+  };
   if constexpr (S == 1) {
     for (int64_t x = 0; x < columns; x += kMaskLanes) {
       const Mask own = lanes_between(0, columns - x);
-      store_lanes(own, to + x, load_lanes(own, to + x) + load_lanes(own, packed + Column::before(0) + x));
+      put(x, own, load_lanes(own, packed + Column::before(0) + x));
     }
   } else {
     const float *even = packed + Column::before(0), *odd = packed + phase + Column::before(1);
@@ -119,11 +122,19 @@ ACMIX_INLINE void unpack_row(const float* packed, int64_t columns, int64_t phase
       const int64_t left = columns - x;
       const Vector<float> evens = load_lanes(lanes_between(0, (left + 1) / 2), even), odds = load_lanes(lanes_between(0, left / 2), odd);
       for (int half = 0; half < 2; ++half) {
-        const Mask own = lanes_between(0, left - half * kMaskLanes);
-        float* place = to + x + half * kMaskLanes;
-        store_lanes(own, place, load_lanes(own, place) + interleaved(evens, odds, half));
+        put(x + half * kMaskLanes, lanes_between(0, left - half * kMaskLanes), interleaved(evens, odds, half));
       }
     }
+  }
+}
+
+// A row of every second column's entries, with zeros in between, and a row of zeros below where there is one.
+ACMIX_INLINE void write_apart(const float* from, int64_t columns, float* to, float* below) {
+  const Vector<float> entries = load(from), zeros{};
+  for (int half = 0; half < 2; ++half) {
+    const Mask own = lanes_between(0, columns - half * kMaskLanes);
+    store_lanes(own, to + half * kMaskLanes, interleaved(entries, zeros, half));
+    if (below != nullptr) store_lanes(own, below + half * kMaskLanes, zeros);
   }
 }
 
@@ -172,11 +183,10 @@ class DirectBackward {
 
   // Gradients of one head of one image; returns that of the rate.
   double run(int64_t batch, int64_t head) {
-    const int64_t map = a_.width * a_.height * a_.columns, *k = a_.grad_k.strides, *v = a_.grad_v.strides;
+    const int64_t *k = a_.grad_k.strides, *v = a_.grad_v.strides;
     float* const map_k = static_cast<float*>(a_.grad_k.data) + batch * k[0] + head * k[1];
     float* const map_v = static_cast<float*>(a_.grad_v.data) + batch * v[0] + head * v[1];
-    ::memset(static_cast<void*>(map_k), 0, map * sizeof(float));
-    ::memset(static_cast<void*>(map_v), 0, map * sizeof(float));
+    written_ = 0;
     const Rows code(a_.position, 0, 0), nothing(nullptr, 0, 0);
     double grad_rate = 0;
     for (int64_t top = 0; top < a_.out_height; top += block_) {
@@ -199,6 +209,7 @@ class DirectBackward {
       }
       unpack(grad_keys_, map_k);
       unpack(grad_values_, map_v);
+      written_ = last_;
     }
     return grad_rate;
   }
@@ -232,9 +243,9 @@ class DirectBackward {
       direct_gathers<ROWS>(t, tile_grads_, keys, factors, local);
       for (int64_t r = 0; r < ROWS; ++r) {
         for (int64_t d = 0; d < a_.width; ++d) {
-          const float* from = result_ + r * local.row + d * lanes;
-          float* to = out.data + (t.y + r) * S * out.row + d * out.channel + x * S;
-          for (int64_t c = 0; c < least(lanes, a_.out_columns - x); ++c) to[c * S] = from[c];
+          float* const to = out.data + (t.y + r) * S * out.row + d * out.channel + x * S;
+          float* const below = (t.y + r) * S + 1 < a_.height ? to + out.row : nullptr;
+          write_apart(result_ + r * local.row + d * lanes, a_.columns - x * S, to, below);
         }
       }
     }
@@ -250,10 +261,14 @@ class DirectBackward {
     }
   }
 
+  // What a key row gets from this block of queries; from the block before it has got some already or nothing yet.
   void unpack(const float* packed, float* to) const {
     for (int64_t d = 0; d < a_.width; ++d) {
       for (int64_t y = first_; y < last_; ++y) {
-        unpack_row<K, S>(packed + (y - first_) * row_ + d * plan_.pitch, a_.columns, plan_.phase, to + (d * a_.height + y) * a_.columns);
+        const float* const from = packed + (y - first_) * row_ + d * plan_.pitch;
+        float* const row = to + (d * a_.height + y) * a_.columns;
+        if (y < written_) unpack_row<true, K, S>(from, a_.columns, plan_.phase, row);
+        else unpack_row<false, K, S>(from, a_.columns, plan_.phase, row);
       }
     }
   }
@@ -265,7 +280,7 @@ class DirectBackward {
   Memory scratch_;
   float *keys_, *values_, *grad_keys_, *grad_values_, *queries_, *grads_, *weights_, *grad_weights_, *tile_weights_, *tile_grads_, *result_;
   float scale_, rate_;
-  int64_t first_ = 0, last_ = 0;  // the key rows that are packed
+  int64_t first_ = 0, last_ = 0, written_ = 0;  // the key rows that are packed; how many have been written to the map
 };
 
 template <int K, int S>

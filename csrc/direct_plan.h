@@ -227,6 +227,8 @@ inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Ro
   for (int64_t d = 0; d < width; ++d) {
     for (int64_t y = first; y < last; ++y) {
       const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
+      __builtin_prefetch(from.data + d * from.channel + y * from.row + 512);
+      __builtin_prefetch(from.data + d * from.channel + y * from.row + 512+16);
       pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, plan.call.columns, plan.phase,
                      to + (y - first) * row + d * plan.pitch);
     }

@@ -4,6 +4,7 @@
 #include "attention_forward.h"
 #include "group_gradients_direct.h"
 #include "product.h"
+#include "row_products.h"
 
 namespace acmix::ACMIX_ISA {
 namespace {
@@ -104,6 +105,8 @@ const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
                       panel_units,
                       arrange_panels,
                       product_units,
-                      multiply};
+                      multiply,
+                      row_product_units,
+                      multiply_rows_by_rows};
 
 }  // namespace acmix::ACMIX_ISA

@@ -23,6 +23,7 @@ struct Attention {
   const void* rate;  // a number in the computing dtype that multiplies the output; null: 1
   // The backward pass. The gradients of keys and values are in the computing dtype, each [D, H, W] of them dense.
   View grad, grad_q, grad_k, grad_v;
+  bool fills;  // a stride's queries in between get zeros; else zeros stand there. Each [D, H, W] of grad_q is dense then
   void* grad_rate;  // [B, N] shares of the rate's gradient in the computing dtype; null: not wanted
 };
 
@@ -54,6 +55,20 @@ struct Product {
   int64_t out_image, out_row;
 };
 
+// Products of rows of float32, summed over pixels and images: out [left_rows, right_rows] from [images, rows, pixels] each,
+// of which all but the images are dense. Its rows stand in dense parts of `part_rows` each.
+struct RowProducts {
+  int64_t images, left_rows, right_rows, pixels;
+  const float* left;
+  int64_t left_image;
+  const float* right;
+  int64_t right_image;
+  float* parts[3];
+  int64_t part_rows;
+  float* sums;  // [left_rows], of the left rows alone; null: not wanted
+  bool adds;    // to what stands in `parts` and `sums`
+};
+
 // The kernels of one instruction set. Each works on the units first..last of a call; no unit depends on another, so
 // that results do not depend on how many threads share them.
 struct Kernels {
@@ -71,6 +86,8 @@ struct Kernels {
   void (*arrange_panels)(const Product&, int64_t first, int64_t last);
   int64_t (*product_units)(const Product&);
   void (*multiply)(const Product&, int64_t first, int64_t last);
+  int64_t (*row_product_units)(const RowProducts&);
+  void (*multiply_rows)(const RowProducts&, int64_t first, int64_t last);
 };
 
 }  // namespace acmix

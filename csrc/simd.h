@@ -7,6 +7,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #ifndef ACMIX_ISA
 #define ACMIX_ISA portable
@@ -79,6 +82,20 @@ ACMIX_INLINE Vector<T> load_once(const T* from) {
   asm("" : "+w"(value));
 #endif
   return value;
+}
+
+// The first `count` entries, fewer than a vector has, and zeros behind them, whose memory is not read.
+ACMIX_INLINE Vector<float> load_first(const float* from, int64_t count) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(count)), lanes));
+#else
+  Vector<float> value{};
+  for (int64_t i = 0; i < count; ++i) value[i] = from[i];
+  return value;
+#endif
 }
 
 template <class T>

@@ -98,7 +98,7 @@ def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, m
     layer = made(channels, options)
     x = torch.randn(5, channels, height, width)
     grad = torch.randn_like(layer(x))
-    monkeypatch.setattr(acmix.ops.layer, "_KEPT_BYTES", 2**40 if kept else 0)
+    monkeypatch.setattr(acmix.ops.layer, "_KEPT_DEPTH", 0 if kept else 2**40)
     native_layer = sys.modules["acmix.ops.impl.cpu.layer"]  # the package has a function of that name
     monkeypatch.setattr(native_layer, "_BACKWARD_BYTES", 3 * 4 * x[:2].numel())  # two images at a time
     monkeypatch.setattr(native_layer, "_FORWARD_BYTES", 3 * 4 * x[:2].numel())

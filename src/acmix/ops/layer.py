@@ -15,7 +15,7 @@ from acmix.ops.tracing import is_watched
 
 __all__ = ["layer", "runs_at_once"]
 
-_KEPT_BYTES = 10 * 2**20
+_KEPT_DEPTH = 192
 
 
 def runs_at_once(x: Tensor, weight: Tensor, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
@@ -68,8 +68,7 @@ def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
 def _keeps(inputs: LayerInputs) -> bool:
     """Whether q, k and v stay for the backward pass, or are computed again there.
 
-    What does not stay in the cache until then takes as long to write and read as to compute.
+    Of few input channels they are computed as soon as they are written and read: then x alone stays. By the depth alone,
+    so that what is kept is proportional to the map.
     """
-    # One graph for all sizes where the layer is compiled.
-    size = 3 * inputs.query.shape[0] * inputs.x.element_size() * inputs.x.shape[2] * inputs.x.shape[3]
-    return torch.compiler.is_compiling() or bool(inputs.x.shape[0] * size <= _KEPT_BYTES)
+    return inputs.query.shape[1] >= _KEPT_DEPTH

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from acmix.ops.geometry import output_size
-from acmix.ops.impl.cpu.convolution import pull_back_composed
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 
 __all__ = ["layer", "layer_backward"]
@@ -17,7 +16,7 @@ _FORWARD_BYTES = 3 * 2**20
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
 # More in the backward pass, since its units are larger.
-_BACKWARD_BYTES = 5 * 2**20
+_BACKWARD_BYTES = 4 * 2**20
 
 
 def _dense(inputs: LayerInputs) -> LayerInputs:
@@ -51,21 +50,6 @@ def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> t
     return images, 3, window.heads, channels // window.heads, height, width
 
 
-class _Sums:
-    """The gradients that are sums over images, of some images after the others."""
-
-    def __init__(self) -> None:
-        self.sums: list[Tensor | None] = []
-
-    def add(self, *parts: Tensor | None) -> None:
-        if not self.sums:
-            self.sums = list(parts)
-            return
-        for total, part in zip(self.sums, parts, strict=True):
-            if total is not None and part is not None:
-                total += part
-
-
 def layer_backward(
     grad: Tensor, inputs: LayerInputs, projected: Tensor | None, window: LayerWindow, wants_x: bool
 ) -> tuple[Tensor | None, ...]:
@@ -73,47 +57,18 @@ def layer_backward(
 
     Where the forward pass has not kept q, k and v, they are computed again, some images at a time.
     """
-    inputs, grad = _dense(inputs), grad.contiguous()
-    x, query, key, value, bias, position, fc_weight, shift_weight, rate = inputs
-    channels, in_channels = query.shape[:2]
-    batch = len(x)
-    image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    images = batch if projected is not None else max(1, min(batch, _BACKWARD_BYTES // image))
+    inputs = _dense(inputs)
+    x, rate = inputs.x, inputs.rate
+    images = max(1, min(len(x), _BACKWARD_BYTES // (x.element_size() * math.prod(_projected_shape(inputs, window, 1)))))
     shape = _projected_shape(inputs, window, images)
-    kept = x.new_empty(shape) if projected is None else projected
-    # At a stride the attention path gives nothing to the queries in between.
-    strided = window.stride > 1 and window.kernel_size > 0
-    grad_kept = x.new_empty(shape)
-    grad_x = x.new_empty(x.shape) if wants_x else None
-    grad_rates = None if rate is None else x.new_empty((batch, window.heads))
-    grad_weight, sums = x.new_zeros((3 * channels, in_channels)), _Sums()
-    for first in range(0, batch, images):
-        some = slice(first, min(first + images, batch))
-        some_x, some_kept, some_grad = x[some], kept[: some.stop - first], grad_kept[: some.stop - first]
-        if projected is None:
-            torch.ops.acmix_cpu.project(some_x, query, key, value, bias, some_kept)
-        if strided:
-            some_grad.zero_()
-        grad_position = None if position is None else torch.empty_like(position)
-        grad_composed = None
-        if fc_weight is not None and shift_weight is not None:
-            grad_composed = x.new_empty((channels, fc_weight.shape[1], *shift_weight.shape[2:]))
-        some_rates = None if grad_rates is None else grad_rates[some]
-        torch.ops.acmix_cpu.layer_backward(
-            grad[some], some_kept, position, fc_weight, shift_weight, rate, some_grad, some_rates, grad_position,
-            grad_composed, *window[1:], inputs.scale(window),
-        )  # fmt: skip
-        if grad_x is not None:
-            torch.ops.acmix_cpu.project_back(some_grad, query, key, value, grad_x[some])
-        # Image by image: one product over all of them would need both operands copied.
-        for one, gradient in zip(some_x.flatten(2), some_grad.flatten(4).flatten(1, 3), strict=True):
-            grad_weight.addmm_(gradient, one.mT)
-        grad_bias = None if bias is None else some_grad.flatten(1, 3).sum((0, 2, 3))
-        sums.add(grad_bias, grad_position, grad_composed)
-    parts = (part.reshape(query.shape).clone() for part in grad_weight.split(channels))
-    grad_bias, grad_position, grad_composed = sums.sums
-    grad_fc = grad_shift = None
-    if fc_weight is not None and shift_weight is not None and grad_composed is not None:
-        grad_fc, grad_shift = pull_back_composed(grad_composed, fc_weight, shift_weight)
-    grad_rate = None if grad_rates is None else grad_rates.sum().view(1)
-    return grad_x, *parts, grad_bias, grad_position, grad_fc, grad_shift, grad_rate
+    grads = [None if given is None else torch.empty_like(given) for given in inputs]
+    if not wants_x:
+        grads[0] = None
+    if rate is not None and not window.kernel_size:
+        grads[-1] = torch.zeros_like(rate)
+    kept = projected is not None
+    torch.ops.acmix_cpu.layer_backward(
+        grad.contiguous(), *inputs, x.new_empty(shape) if projected is None else projected, kept, x.new_empty(shape),
+        *grads, *window, inputs.scale(window),
+    )  # fmt: skip
+    return tuple(grads)
