@@ -20,6 +20,9 @@ inline bool attends_back_directly(const Attention& a) {
   return reads_directly(a) && has_dense_rows(a.grad) && has_dense_rows(a.grad_q);
 }
 
+// Entries that are asked for before they are needed: short rows one after the other are no pattern that processors foresee.
+constexpr int64_t kAhead = 512;
+
 // Rows of one head: entry (d, y, x) is data[d * channel + y * row + x].
 struct Rows {
   const float* data;
@@ -192,6 +195,7 @@ ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float
 template <int K, int S>
 ACMIX_INLINE void pack_row(const float* from, const float* less, int64_t columns, int64_t phase, float* to) {
   const auto entries = [&](int64_t x, Mask own) __attribute__((always_inline)) {
+    __builtin_prefetch(from + x + kAhead);
     const Vector<float> read = load_lanes(own, from + x);
     return less == nullptr ? read : read - load_lanes(own, less + x);
   };
@@ -227,8 +231,6 @@ inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Ro
   for (int64_t d = 0; d < width; ++d) {
     for (int64_t y = first; y < last; ++y) {
       const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
-      __builtin_prefetch(from.data + d * from.channel + y * from.row + 512);
-      __builtin_prefetch(from.data + d * from.channel + y * from.row + 512+16);
       pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, plan.call.columns, plan.phase,
                      to + (y - first) * row + d * plan.pitch);
     }

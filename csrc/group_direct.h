@@ -77,6 +77,13 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   }
   const int64_t piece = c.x.strides[2], row = c.x.strides[3], channel = c.out.strides[2], out_row = c.out.strides[3];
   const int64_t step = S * row;
+  if (c.adds) {
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) {
+      ACMIX_UNROLL
+      for (int r = 0; r < NR; ++r) __builtin_prefetch(out + o * channel + r * out_row + kMaskLanes / 2, 1);
+    }
+  }
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
     if (at.top) direct_taps<1, NR, S>(at, from, step, weights, sums);
     else direct_taps<0, NR, S>(at, from, step, weights, sums);

@@ -111,9 +111,9 @@ class GroupBackward {
   explicit GroupBackward(const GroupConvolution& c)
       : c_(c), plan_(c, lanes), row_size_(plan_.row_size()), sums_size_(c.outputs * plan_.inputs * plan_.taps() * lanes),
         scattered_size_(c.stride == 1 ? 0 : (plan_.rows_read(c.out_height)) * c.pieces * plan_.row.entries()),
-        scratch_(S::size_of(sums_size_) + S::size_of(plan_.rows_read(kConvolutionRows) * row_size_) +
+        scratch_(S::size_of(sums_size_) + S::size_of(sums_size_ / lanes) + S::size_of(plan_.rows_read(kConvolutionRows) * row_size_) +
                  S::size_of(c.outputs * kConvolutionRows * plan_.columns) + S::size_of(scattered_size_) + S::size_of(c.columns)),
-        sums_(scratch_.take(sums_size_)), packed_(scratch_.take(plan_.rows_read(kConvolutionRows) * row_size_)),
+        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)), packed_(scratch_.take(plan_.rows_read(kConvolutionRows) * row_size_)),
         grads_(scratch_.take(c.outputs * kConvolutionRows * plan_.columns)), scattered_(scratch_.take(scattered_size_)),
         line_(scratch_.take(c.columns)),
         walk_{plan_.inputs, c.kernel, plan_.row.entries(), c.dilation * row_size_, c.stride * row_size_, plan_.offsets} {}
@@ -134,14 +134,12 @@ class GroupBackward {
       }
       if (c_.stride != 1) write_inputs(batch, group);
     }
+    sums_of_lanes(sums_, size, totals_);
     T* grad_weight = static_cast<T*>(c_.grad_weight) + group * size;
     for_each_block(plan_, [&](int64_t o, int64_t outputs, int64_t i, int64_t ky, int64_t kx, int64_t count, int64_t place) {
       for (int64_t n = 0; n < outputs; ++n) {
         for (int64_t k = 0; k < count; ++k) {
-          const T* from = sums_ + (place + n * count + k) * lanes;
-          T total = 0;
-          for (int64_t lane = 0; lane < lanes; ++lane) total += from[lane];
-          grad_weight[((o + n) * plan_.inputs + i) * plan_.taps() + ky * c_.kernel + kx + k] = total;
+          grad_weight[((o + n) * plan_.inputs + i) * plan_.taps() + ky * c_.kernel + kx + k] = totals_[place + n * count + k];
         }
       }
     });
@@ -183,7 +181,7 @@ class GroupBackward {
   GroupPlan plan_;
   int64_t row_size_, sums_size_, scattered_size_;
   S scratch_;
-  T *sums_, *packed_, *grads_, *scattered_, *line_;
+  T *sums_, *totals_, *packed_, *grads_, *scattered_, *line_;
   Walk walk_;
 };
 

@@ -79,6 +79,10 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
   ACMIX_UNROLL
   for (int i = 0; i < NI; ++i) {
     ACMIX_UNROLL
+    for (int line = 0; line < 4; ++line) {
+      __builtin_prefetch(to + i * c.grad_x.strides[2] + line / 2 * c.grad_x.strides[3] + line % 2 * kMaskLanes + kMaskLanes / 2, 1);
+    }
+    ACMIX_UNROLL
     for (int p = 0; p < 4; ++p) sums[i][p / 2][p % 2] = Vector<float>{};
   }
   for (int64_t o = 0; o < c.outputs; ++o, weight += c.pieces * 9) {
@@ -123,8 +127,8 @@ class DirectGroupBackward {
  public:
   explicit DirectGroupBackward(const GroupConvolution& c)
       : c_(c), tiles_((c.out_columns + lanes - 1) / lanes), sums_size_(c.pieces * 9 * c.outputs * lanes),
-        scratch_(Memory::size_of(sums_size_) + Memory::size_of(tiles_ * (c.out_height + 1) * c.outputs * lanes)),
-        sums_(scratch_.take(sums_size_)), packed_(scratch_.take(tiles_ * (c.out_height + 1) * c.outputs * lanes)) {}
+        scratch_(Memory::size_of(sums_size_) + Memory::size_of(sums_size_ / lanes) + Memory::size_of(tiles_ * (c.out_height + 1) * c.outputs * lanes)),
+        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)), packed_(scratch_.take(tiles_ * (c.out_height + 1) * c.outputs * lanes)) {}
 
   void run(int64_t group) {
     const int64_t size = c_.outputs * c_.pieces * 9;
@@ -135,14 +139,12 @@ class DirectGroupBackward {
       correlate(grads, batch, group);
       if (S == 2) scatter(grads, weight, batch, group);
     }
+    sums_of_lanes(sums_, size, totals_);
     float* to = static_cast<float*>(c_.grad_weight) + group * size;
     for (int64_t o = 0; o < c_.outputs; ++o) {
       for (int64_t i = 0; i < c_.pieces; ++i) {
         for (int64_t tap = 0; tap < 9; ++tap) {
-          const float* lane = place(i, tap / 3) + (o * 3 + tap % 3) * lanes;
-          float sum = 0;
-          for (int64_t l = 0; l < lanes; ++l) sum += lane[l];
-          to[(o * c_.pieces + i) * 9 + tap] = sum;
+          to[(o * c_.pieces + i) * 9 + tap] = totals_[((i * 3 + tap / 3) * c_.outputs + o) * 3 + tap % 3];
         }
       }
     }
@@ -213,7 +215,7 @@ class DirectGroupBackward {
   const GroupConvolution& c_;
   int64_t tiles_, sums_size_;
   Memory scratch_;
-  float *sums_, *packed_;
+  float *sums_, *totals_, *packed_;
 };
 
 template <int S>

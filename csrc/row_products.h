@@ -8,9 +8,9 @@ namespace acmix::ACMIX_ISA {
 
 // A register tile: left rows, right rows.
 constexpr int kLeftRows = kRegisters == 32 ? 6 : 4, kRightRows = kRegisters == 32 ? 4 : 3;
-constexpr int64_t kUnitLeft = 24, kUnitRight = 120;  // rows of a unit, multiples of the tile's
-constexpr int64_t kUnitPixels = 784;                 // of a step: a unit's right rows stay in the second cache
-static_assert(kUnitLeft % kLeftRows == 0 && kUnitRight % kRightRows == 0, "units are made of whole tiles");
+constexpr int64_t kUnitLeft = 24, kUnitRight = 128;  // rows of a unit, at most
+constexpr int64_t kUnitPixels = kRegisters == 32 ? 1056 : 784;  // of a step: a tile stays in the first cache, a unit in the second
+static_assert(kUnitLeft % kLeftRows == 0, "units are made of whole tiles");
 
 // Several whole images, or equal parts of one.
 struct PixelSteps {
@@ -30,27 +30,6 @@ struct PixelSteps {
 struct PixelStep {
   int64_t image, images, first, count;
 };
-
-// Sums of neighbouring entries of `a` and then of `b`.
-ACMIX_INLINE Vector<float> sums_of_two(Vector<float> a, Vector<float> b) { return every_second<0>(a, b) + every_second<1>(a, b); }
-
-// The sum of each of COUNT vectors' lanes. `vectors` is overwritten.
-template <int COUNT>
-ACMIX_INLINE void sums_of_lanes(Vector<float>* vectors, float* to) {
-  constexpr int lanes = Lanes<float>::count;
-  ACMIX_UNROLL
-  for (int first = 0; first < COUNT; first += lanes) {
-    Vector<float> some[lanes];
-    ACMIX_UNROLL
-    for (int i = 0; i < lanes; ++i) some[i] = first + i < COUNT ? vectors[first + i] : Vector<float>{};
-    ACMIX_UNROLL
-    for (int half = lanes / 2; half > 0; half /= 2) {
-      ACMIX_UNROLL
-      for (int i = 0; i < half; ++i) some[i] = sums_of_two(some[2 * i], some[2 * i + 1]);
-    }
-    store(to + first, some[0]);
-  }
-}
 
 template <class F>
 ACMIX_INLINE void add_products(F read, const float* const* left, const float* const* right, int64_t at,
@@ -122,15 +101,17 @@ ACMIX_APART void sum_pixels(const RowProducts& p, const PixelStep& step, int64_t
   }
 }
 
+// Equal parts of the right rows.
 inline int64_t right_units(const RowProducts& p) { return (p.right_rows + kUnitRight - 1) / kUnitRight; }
 
 inline int64_t row_product_units(const RowProducts& p) { return (p.left_rows + kUnitLeft - 1) / kUnitLeft * right_units(p); }
 
 inline void multiply_rows_by_rows(const RowProducts& p, int64_t first_unit, int64_t last_unit) {
   const PixelSteps steps(p);
+  const int64_t columns = round_up((p.right_rows + right_units(p) - 1) / right_units(p), kRightRows);
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t top = unit / right_units(p) * kUnitLeft, bottom = least(top + kUnitLeft, p.left_rows);
-    const int64_t begin = unit % right_units(p) * kUnitRight, end = least(begin + kUnitRight, p.right_rows);
+    const int64_t begin = unit % right_units(p) * columns, end = least(begin + columns, p.right_rows);
     for (int64_t image = 0; image < p.images; image += steps.images) {
       for (int64_t first = 0; first < p.pixels; first += steps.pixels) {
         const PixelStep step{image, least(steps.images, p.images - image), first, least(steps.pixels, p.pixels - first)};

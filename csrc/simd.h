@@ -129,6 +129,48 @@ ACMIX_INLINE Vector<float> every_second(Vector<float> a, Vector<float> b) {
 #endif
 }
 
+// Sums of neighbouring entries of `a` and then of `b`.
+ACMIX_INLINE Vector<float> sums_of_two(Vector<float> a, Vector<float> b) { return every_second<0>(a, b) + every_second<1>(a, b); }
+
+// The sum of each of COUNT vectors' lanes. `vectors` is overwritten.
+template <int COUNT>
+ACMIX_INLINE void sums_of_lanes(Vector<float>* vectors, float* to) {
+  constexpr int lanes = Lanes<float>::count;
+  ACMIX_UNROLL
+  for (int first = 0; first < COUNT; first += lanes) {
+    Vector<float> some[lanes];
+    ACMIX_UNROLL
+    for (int i = 0; i < lanes; ++i) some[i] = first + i < COUNT ? vectors[first + i] : Vector<float>{};
+    ACMIX_UNROLL
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      ACMIX_UNROLL
+      for (int i = 0; i < half; ++i) some[i] = sums_of_two(some[2 * i], some[2 * i + 1]);
+    }
+    store(to + first, some[0]);
+  }
+}
+
+// The same of vectors in memory, of which the last ones may be too few for a vector of sums.
+inline void sums_of_lanes(const float* vectors, int64_t count, float* to) {
+  constexpr int64_t lanes = Lanes<float>::count;
+  for (int64_t first = 0; first < count; first += lanes) {
+    Vector<float> some[lanes];
+    for (int64_t i = 0; i < lanes; ++i) some[i] = first + i < count ? load(vectors + (first + i) * lanes) : Vector<float>{};
+    float totals[lanes];
+    sums_of_lanes<lanes>(some, totals);
+    for (int64_t i = 0; i < lanes && first + i < count; ++i) to[first + i] = totals[i];
+  }
+}
+
+// float64 is for checks, not for speed.
+inline void sums_of_lanes(const double* vectors, int64_t count, double* to) {
+  constexpr int64_t lanes = Lanes<double>::count;
+  for (int64_t i = 0; i < count; ++i) {
+    to[i] = 0;
+    for (int64_t lane = 0; lane < lanes; ++lane) to[i] += vectors[i * lanes + lane];
+  }
+}
+
 ACMIX_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
