@@ -70,11 +70,17 @@ ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, in
   }
   float totals[rounded];
   sums_of_lanes<kLeftRows * kRightRows>(sums, totals);
-  for (int64_t i = 0; i < least(kLeftRows, p.left_rows - row); ++i) {
-    float* to = p.parts[(row + i) / p.part_rows] + (row + i) % p.part_rows * p.right_rows + column;
-    for (int64_t j = 0; j < least(kRightRows, p.right_rows - column); ++j) {
-      to[j] = totals[i * kRightRows + j] + (begins ? 0.0f : to[j]);
+  const int64_t rows = least(kLeftRows, p.left_rows - row), columns = least(kRightRows, p.right_rows - column);
+  int64_t part = row / p.part_rows, at = row - part * p.part_rows;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* to = p.parts[part] + at * p.right_rows + column;
+    if (columns == kRightRows) {
+      ACMIX_UNROLL
+      for (int64_t j = 0; j < kRightRows; ++j) to[j] = totals[i * kRightRows + j] + (begins ? 0.0f : to[j]);
+    } else {
+      for (int64_t j = 0; j < columns; ++j) to[j] = totals[i * kRightRows + j] + (begins ? 0.0f : to[j]);
     }
+    if (++at == p.part_rows) ++part, at = 0;
   }
 }
 

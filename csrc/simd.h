@@ -129,23 +129,46 @@ ACMIX_INLINE Vector<float> every_second(Vector<float> a, Vector<float> b) {
 #endif
 }
 
-// Sums of neighbouring entries of `a` and then of `b`.
-ACMIX_INLINE Vector<float> sums_of_two(Vector<float> a, Vector<float> b) { return every_second<0>(a, b) + every_second<1>(a, b); }
+// In groups of 2 H lanes: the sums of the halves of a group of `a` in its first half, of `b` in its second.
+template <int H>
+ACMIX_INLINE Vector<float> sums_of_halves(Vector<float> a, Vector<float> b) {
+  constexpr int lanes = Lanes<float>::count;
+#if defined(__clang__)
+  Vector<float> own = a, other = b;
+  for (int i = 0; i < lanes; ++i) {
+    own[i] = i & H ? b[i] : a[i];
+    other[i] = i & H ? b[i - H] : a[i + H];
+  }
+  return own + other;
+#else
+  Lanes<float>::Integer own{}, other{};
+  for (int i = 0; i < lanes; ++i) {
+    own[i] = i & H ? lanes + i : i;
+    other[i] = i & H ? lanes + i - H : i + H;
+  }
+  return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
+#endif
+}
 
-// The sum of each of COUNT vectors' lanes. `vectors` is overwritten.
+template <int H>
+ACMIX_INLINE void fold(Vector<float>* vectors) {
+  if constexpr (H > 0) {
+    ACMIX_UNROLL
+    for (int i = 0; i < H; ++i) vectors[i] = sums_of_halves<H>(vectors[i], vectors[i + H]);
+    fold<H / 2>(vectors);
+  }
+}
+
+// The sum of each of COUNT vectors' lanes.
 template <int COUNT>
-ACMIX_INLINE void sums_of_lanes(Vector<float>* vectors, float* to) {
+ACMIX_INLINE void sums_of_lanes(const Vector<float>* vectors, float* to) {
   constexpr int lanes = Lanes<float>::count;
   ACMIX_UNROLL
   for (int first = 0; first < COUNT; first += lanes) {
     Vector<float> some[lanes];
     ACMIX_UNROLL
     for (int i = 0; i < lanes; ++i) some[i] = first + i < COUNT ? vectors[first + i] : Vector<float>{};
-    ACMIX_UNROLL
-    for (int half = lanes / 2; half > 0; half /= 2) {
-      ACMIX_UNROLL
-      for (int i = 0; i < half; ++i) some[i] = sums_of_two(some[2 * i], some[2 * i + 1]);
-    }
+    fold<lanes / 2>(some);
     store(to + first, some[0]);
   }
 }
