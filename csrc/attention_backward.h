@@ -6,9 +6,10 @@
 namespace acmix::ACMIX_ISA {
 
 // Logits become weights times the rate; the gradients of the weights become those of the logits. Returns the products of
-// the output, without the rate, and its gradient.
+// the output, without the rate, and its gradient. Lanes from `own` on are no queries and become zeros: of a key that is
+// infinite they would give NaN to the keys that share their vector.
 template <class T>
-ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int64_t line, T rate) {
+ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int64_t line, T rate, int64_t own) {
   const Vector<T> norm = T(1) / exponentials(weights, count, line);
   Vector<T> sums[kChains]{};
   int64_t o = 0;
@@ -23,6 +24,10 @@ ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int6
     const Vector<T> power = load(weights + o * line);
     store(weights + o * line, power * factor);
     store(grads + o * line, power * per_power * (load(grads + o * line) - mean));
+  }
+  for (o = 0; own < Lanes<T>::count && o < count; ++o) {
+    store(weights + o * line, first_lanes<T>(load(weights + o * line), own));
+    store(grads + o * line, first_lanes<T>(load(grads + o * line), own));
   }
   return mean;
 }
@@ -170,8 +175,9 @@ void attention_backward(const Attention& a, int64_t first_unit, int64_t last_uni
         score_tile<K>(plan, products, values.rows + x, row_size, rows);
         Vector<T> factors[kGroup];
         for (int64_t r = 0; r < rows; ++r) {
-          const Vector<T> products_of_lanes =
-              softmax_backward(weights + r * weights_size + x, grad_weights + r * weights_size + x, taps, line, rate);
+          T* const of_row = weights + r * weights_size + x;
+          T* const grads_of_row = grad_weights + r * weights_size + x;
+          const Vector<T> products_of_lanes = softmax_backward(of_row, grads_of_row, taps, line, rate, a.out_columns - x);
           for (int64_t lane = 0; lane < least(lanes, a.out_columns - x); ++lane) grad_rate += products_of_lanes[lane];
           factors[r] = splat(scale);
         }

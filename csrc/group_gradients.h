@@ -5,9 +5,15 @@
 
 namespace acmix::ACMIX_ISA {
 
-// Sums over pixels of NO gradients times NX kernel columns of one input; `sums` [NO][NX] vectors are added to.
+// Output rows and columns; vectors of columns reach `padded`, where gradients are zeros.
+struct GradRows {
+  int64_t rows, columns, padded;
+};
+
+// Sums over pixels of NO gradients times NX kernel columns of one input; `sums` [NO][NX] vectors are added to. What lanes
+// behind the last output read is an output's neighbour, which may be NaN, and is left out.
 template <int NO, int NX, class T>
-ACMIX_APART void correlate(const Walk& walk, const T* grads, int64_t channel, int64_t columns, int64_t rows, const T* packed,
+ACMIX_APART void correlate(const Walk& walk, const T* grads, int64_t channel, const GradRows& of, const T* packed,
                             const int64_t* offsets, T* sums) {
   constexpr int64_t lanes = Lanes<T>::count;
   Vector<T> total[NO][NX];
@@ -16,18 +22,21 @@ ACMIX_APART void correlate(const Walk& walk, const T* grads, int64_t channel, in
     ACMIX_UNROLL
     for (int k = 0; k < NX; ++k) total[o][k] = load(sums + (o * NX + k) * lanes);
   }
-  for (int64_t y = 0; y < rows; ++y) {
-    for (int64_t x = 0; x < columns; x += lanes) {
-      Vector<T> pixel[NX];
+  const auto add = [&](int64_t y, int64_t x, auto read) __attribute__((always_inline)) {
+    Vector<T> pixel[NX];
+    ACMIX_UNROLL
+    for (int k = 0; k < NX; ++k) pixel[k] = read(packed + y * walk.stride_row + offsets[k] + x);
+    ACMIX_UNROLL
+    for (int o = 0; o < NO; ++o) {
+      const Vector<T> grad = load_once(grads + o * channel + y * of.padded + x);
       ACMIX_UNROLL
-      for (int k = 0; k < NX; ++k) pixel[k] = load_once(packed + y * walk.stride_row + offsets[k] + x);
-      ACMIX_UNROLL
-      for (int o = 0; o < NO; ++o) {
-        const Vector<T> grad = load_once(grads + o * channel + y * columns + x);
-        ACMIX_UNROLL
-        for (int k = 0; k < NX; ++k) total[o][k] += grad * pixel[k];
-      }
+      for (int k = 0; k < NX; ++k) total[o][k] += grad * pixel[k];
     }
+  };
+  const int64_t whole = of.columns / lanes * lanes, rest = of.columns - whole;
+  for (int64_t y = 0; y < of.rows; ++y) {
+    for (int64_t x = 0; x < whole; x += lanes) add(y, x, [](const T* from) { return load_once(from); });
+    if (rest) add(y, whole, [&](const T* from) { return first_lanes<T>(load(from), rest); });
   }
   ACMIX_UNROLL
   for (int o = 0; o < NO; ++o) {
@@ -37,11 +46,11 @@ ACMIX_APART void correlate(const Walk& walk, const T* grads, int64_t channel, in
 }
 
 template <int NO, class T>
-ACMIX_INLINE void correlate_columns(const Walk& walk, int64_t count, const T* grads, int64_t channel, int64_t columns,
-                                    int64_t rows, const T* packed, const int64_t* offsets, T* sums) {
-  if (count == 3) correlate<NO, 3>(walk, grads, channel, columns, rows, packed, offsets, sums);
-  else if (count == 2) correlate<NO, 2>(walk, grads, channel, columns, rows, packed, offsets, sums);
-  else correlate<NO, 1>(walk, grads, channel, columns, rows, packed, offsets, sums);
+ACMIX_INLINE void correlate_columns(const Walk& walk, int64_t count, const T* grads, int64_t channel, const GradRows& of,
+                                    const T* packed, const int64_t* offsets, T* sums) {
+  if (count == 3) correlate<NO, 3>(walk, grads, channel, of, packed, offsets, sums);
+  else if (count == 2) correlate<NO, 2>(walk, grads, channel, of, packed, offsets, sums);
+  else correlate<NO, 1>(walk, grads, channel, of, packed, offsets, sums);
 }
 
 // Calls body(first output, outputs, input, kernel row, first kernel column, kernel columns, place of their sums).
@@ -65,15 +74,16 @@ ACMIX_INLINE void for_each_block(const GroupPlan& plan, F body) {
 template <class T>
 void correlate_rows(const GroupPlan& plan, const Walk& walk, const T* grads, int64_t rows, const T* packed, T* sums) {
   const int64_t channel = rows * plan.columns;
+  const GradRows of{rows, plan.call.out_columns, plan.columns};
   for_each_block(plan, [&](int64_t o, int64_t outputs, int64_t i, int64_t ky, int64_t kx, int64_t count, int64_t place) {
     const T* from = packed + i * walk.entries + ky * walk.kernel_row;
     const T* grad = grads + o * channel;
     T* to = sums + place * Lanes<T>::count;
     const int64_t* offsets = plan.offsets + kx;
-    if (outputs == 4) correlate_columns<4>(walk, count, grad, channel, plan.columns, rows, from, offsets, to);
-    else if (outputs == 3) correlate_columns<3>(walk, count, grad, channel, plan.columns, rows, from, offsets, to);
-    else if (outputs == 2) correlate_columns<2>(walk, count, grad, channel, plan.columns, rows, from, offsets, to);
-    else correlate_columns<1>(walk, count, grad, channel, plan.columns, rows, from, offsets, to);
+    if (outputs == 4) correlate_columns<4>(walk, count, grad, channel, of, from, offsets, to);
+    else if (outputs == 3) correlate_columns<3>(walk, count, grad, channel, of, from, offsets, to);
+    else if (outputs == 2) correlate_columns<2>(walk, count, grad, channel, of, from, offsets, to);
+    else correlate_columns<1>(walk, count, grad, channel, of, from, offsets, to);
   });
 }
 
@@ -111,9 +121,11 @@ class GroupBackward {
   explicit GroupBackward(const GroupConvolution& c)
       : c_(c), plan_(c, lanes), row_size_(plan_.row_size()), sums_size_(c.outputs * plan_.inputs * plan_.taps() * lanes),
         scattered_size_(c.stride == 1 ? 0 : (plan_.rows_read(c.out_height)) * c.pieces * plan_.row.entries()),
-        scratch_(S::size_of(sums_size_) + S::size_of(sums_size_ / lanes) + S::size_of(plan_.rows_read(kConvolutionRows) * row_size_) +
+        scratch_(S::size_of(sums_size_) + S::size_of(sums_size_ / lanes) +
+                 S::size_of(plan_.rows_read(kConvolutionRows) * row_size_) +
                  S::size_of(c.outputs * kConvolutionRows * plan_.columns) + S::size_of(scattered_size_) + S::size_of(c.columns)),
-        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)), packed_(scratch_.take(plan_.rows_read(kConvolutionRows) * row_size_)),
+        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)),
+        packed_(scratch_.take(plan_.rows_read(kConvolutionRows) * row_size_)),
         grads_(scratch_.take(c.outputs * kConvolutionRows * plan_.columns)), scattered_(scratch_.take(scattered_size_)),
         line_(scratch_.take(c.columns)),
         walk_{plan_.inputs, c.kernel, plan_.row.entries(), c.dilation * row_size_, c.stride * row_size_, plan_.offsets} {}

@@ -127,8 +127,10 @@ class DirectGroupBackward {
  public:
   explicit DirectGroupBackward(const GroupConvolution& c)
       : c_(c), tiles_((c.out_columns + lanes - 1) / lanes), sums_size_(c.pieces * 9 * c.outputs * lanes),
-        scratch_(Memory::size_of(sums_size_) + Memory::size_of(sums_size_ / lanes) + Memory::size_of(tiles_ * (c.out_height + 1) * c.outputs * lanes)),
-        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)), packed_(scratch_.take(tiles_ * (c.out_height + 1) * c.outputs * lanes)) {}
+        scratch_(Memory::size_of(sums_size_) + Memory::size_of(sums_size_ / lanes) +
+                 Memory::size_of(tiles_ * (c.out_height + 1) * c.outputs * lanes)),
+        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)),
+        packed_(scratch_.take(tiles_ * (c.out_height + 1) * c.outputs * lanes)) {}
 
   void run(int64_t group) {
     const int64_t size = c_.outputs * c_.pieces * 9;

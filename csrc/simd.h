@@ -98,6 +98,14 @@ ACMIX_INLINE Vector<float> load_first(const float* from, int64_t count) {
 #endif
 }
 
+// The first `count` lanes of a vector, zeros in the others.
+template <class T>
+ACMIX_INLINE Vector<T> first_lanes(Vector<T> value, int64_t count) {
+  typename Lanes<T>::Integer lane{};
+  for (int i = 0; i < Lanes<T>::count; ++i) lane[i] = i;
+  return lane < static_cast<decltype(lane[0] + 0)>(count) ? value : Vector<T>{};
+}
+
 template <class T>
 ACMIX_INLINE void store(T* to, Vector<T> value) {
   *reinterpret_cast<typename Lanes<T>::Loose*>(to) = value;
@@ -228,12 +236,16 @@ ACMIX_INLINE Vector<double> power_of_two(Vector<double> x) {
 // Logits are held as powers of two: those of e times this.
 constexpr double kLog2E = 1.4426950408889634;
 
+struct OutOfMemory : std::bad_alloc {
+  const char* what() const noexcept override { return "acmix: the native CPU kernels got no memory for their rows"; }
+};
+
 // Scratch memory, zeroed and aligned to cache lines.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t size) : size_(size + 2 * 64), memory_(static_cast<T*>(::calloc(size_, sizeof(T)))) {
-    if (memory_ == nullptr) throw std::bad_alloc();
+    if (memory_ == nullptr) throw OutOfMemory();
     next_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_) + 63) / 64 * 64);
   }
   ~Scratch() { ::free(memory_); }

@@ -1,0 +1,134 @@
+// Runs the kernels of one instruction set, ACMIX_ISA, on the cases of a file, without torch: each case several times, all of
+// which must give the same bits. Prints what it is about to do; the tensors of the first run go to another file.
+//
+// Usage: driver CASES RESULTS [MISSING]   MISSING: bytes that each tensor's memory lacks, to see that it is noticed
+#include <algorithm>
+#include <thread>
+
+#include "calls.h"
+
+namespace acmix::ACMIX_ISA {
+extern const Kernels kernels;
+}
+
+namespace acmix::check {
+namespace {
+
+const Kernels& kernels = acmix::ACMIX_ISA::kernels;
+
+enum class Order { at_once, mixed, threads };
+
+struct Run {
+  const char* name;
+  Place place;
+  Order order;
+};
+
+constexpr Run kRuns[] = {{"all units at once", Place::heap, Order::at_once},
+                         {"a few units at a time", Place::heap, Order::mixed},
+                         {"in threads", Place::heap, Order::threads},
+                         {"before a guard page", Place::before_guard, Order::at_once},
+                         {"behind a guard page", Place::behind_guard, Order::at_once}};
+
+struct Range {
+  int64_t first, last;
+};
+
+// One, two, three units and so on again; the second half of the ranges, backwards, before the first.
+std::vector<Range> mixed_ranges(int64_t units) {
+  std::vector<Range> ranges;
+  for (int64_t first = 0, count = 1; first < units; first += count, count = count % 3 + 1) {
+    ranges.push_back({first, std::min(first + count, units)});
+  }
+  std::rotate(ranges.begin(), ranges.begin() + static_cast<std::ptrdiff_t>(ranges.size() / 2), ranges.end());
+  std::reverse(ranges.begin(), ranges.begin() + static_cast<std::ptrdiff_t>(ranges.size() - ranges.size() / 2));
+  return ranges;
+}
+
+template <class Call>
+void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
+  if (units == 0) return;
+  if (order == Order::at_once) return kernel(call, 0, units);
+  const std::vector<Range> ranges = mixed_ranges(units);
+  if (order == Order::mixed) {
+    for (const Range& range : ranges) kernel(call, range.first, range.last);
+    return;
+  }
+  constexpr size_t kThreads = 3;
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (size_t i = t; i < ranges.size(); i += kThreads) kernel(call, ranges[i].first, ranges[i].last);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+void multiply(Product p, const Run& run) {
+  const size_t size = static_cast<size_t>(kernels.product_panels_size(p)) * sizeof(float);
+  const Block panels(size, run.place);
+  if (size > 0) ::memset(panels.data(), 0xff, size);  // NaN
+  p.panels = reinterpret_cast<float*>(panels.data());
+  on_units(run.order, p, kernels.panel_units(p), kernels.arrange_panels);
+  on_units(run.order, p, kernels.product_units(p), kernels.multiply);
+}
+
+std::vector<std::string> results(const Case& c, const Run& run, size_t missing) {
+  const Placed at(c, run.place, missing);
+  if (c.kernel == 0) {
+    const Attention a = attention_of(c, at);
+    on_units(run.order, a, kernels.attention_forward_units(a), kernels.attention_forward);
+  } else if (c.kernel == 1) {
+    const Attention a = attention_of(c, at);
+    on_units(run.order, a, kernels.attention_backward_units(a), kernels.attention_backward);
+  } else if (c.kernel == 2) {
+    const GroupConvolution g = convolution_of(c, at);
+    on_units(run.order, g, kernels.convolution_forward_units(g), kernels.convolution_forward);
+  } else if (c.kernel == 3) {
+    const GroupConvolution g = convolution_of(c, at);
+    on_units(run.order, g, kernels.convolution_backward_units(g), kernels.convolution_backward);
+  } else if (c.kernel == 4) {
+    multiply(product_of(c, at), run);
+  } else {
+    const RowProducts p = row_products_of(c, at);
+    on_units(run.order, p, kernels.row_product_units(p), kernels.multiply_rows);
+  }
+  return at.bytes();
+}
+
+// Returns how many runs differ from the first one.
+int check(const Case& c, int64_t number, size_t missing, std::FILE* to) {
+  std::vector<std::string> first;
+  int differing = 0;
+  for (const Run& run : kRuns) {
+    std::printf("case %lld, %s\n", static_cast<long long>(number), run.name);
+    std::fflush(stdout);
+    std::vector<std::string> found = results(c, run, missing);
+    if (first.empty()) first = std::move(found);
+    else if (found != first) {
+      ++differing;
+      std::printf("case %lld, %s: other bits than all units at once\n", static_cast<long long>(number), run.name);
+    }
+  }
+  for (const std::string& bytes : first) std::fwrite(bytes.data(), 1, bytes.size(), to);
+  return differing;
+}
+
+}  // namespace
+}  // namespace acmix::check
+
+int main(int count, char** arguments) {
+  using namespace acmix::check;
+  if (count < 3) {
+    std::fprintf(stderr, "usage: %s CASES RESULTS [MISSING]\n", arguments[0]);
+    return 2;
+  }
+  Reader reader(arguments[1]);
+  std::FILE* const to = std::fopen(arguments[2], "wb");
+  if (to == nullptr) return 2;
+  const size_t missing = count > 3 ? static_cast<size_t>(std::atoll(arguments[3])) : 0;
+  int differing = 0;
+  const int64_t cases = reader.number();
+  for (int64_t i = 0; i < cases; ++i) differing += check(reader.read_case(), i, missing, to);
+  return std::fclose(to) == 0 && differing == 0 ? 0 : 1;
+}
