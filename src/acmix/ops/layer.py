@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from acmix.ops.convolution import cheaper_form
+from acmix.ops.direct_layer import direct_layer
 from acmix.ops.dispatch import load_backend
 from acmix.ops.impl import cpu
 from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
@@ -15,6 +16,8 @@ from acmix.ops.tracing import is_watched
 
 __all__ = ["layer", "runs_at_once"]
 
+# Input channels from which on q, k and v stay for the backward pass. Of fewer they are computed again as soon as they
+# are written and read, and x alone stays. By the depth alone: so what is kept is proportional to the map.
 _KEPT_DEPTH = 192
 
 
@@ -58,17 +61,8 @@ def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
         window: heads, window, stride and dilation.
     """
     differentiates = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if not differentiates and not is_watched(*inputs):
-        # Nobody is to see the op: its way through torch's registry takes as long as a tenth of a small map.
-        return cpu.layer(inputs, window, False)[0]
-    out: Tensor = layer_op(*inputs, *window, differentiates and _keeps(inputs))[0]
-    return out
-
-
-def _keeps(inputs: LayerInputs) -> bool:
-    """Whether q, k and v stay for the backward pass, or are computed again there.
-
-    Of few input channels they are computed as soon as they are written and read: then x alone stays. By the depth alone,
-    so that what is kept is proportional to the map.
-    """
-    return inputs.query.shape[1] >= _KEPT_DEPTH
+    keep = differentiates and inputs.query.shape[1] >= _KEPT_DEPTH
+    if is_watched(*inputs):
+        out: Tensor = layer_op(*inputs, *window, keep)[0]
+        return out
+    return direct_layer(inputs, window, keep) if differentiates else cpu.layer(inputs, window, False)[0]

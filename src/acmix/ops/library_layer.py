@@ -14,7 +14,7 @@ from acmix.ops.impl.torch.convolution import convolution_path
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.library import Rules, or_empty, pull_back, register
 
-__all__ = ["layer_op"]
+__all__ = ["layer_backward_op", "layer_op"]
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -83,7 +83,7 @@ def _forward_gradient(ctx: Any, grad: Tensor | None, grad_projected: None) -> Gr
     options = (None,) * (len(ctx.window) + 1)
     if grad is None:
         return (None,) * _COUNT + options
-    grads = _BACKWARD(grad, *inputs, projected, *ctx.window, ctx.needs_input_grad[0])
+    grads = layer_backward_op(grad, *inputs, projected, *ctx.window, ctx.needs_input_grad[0])
     wanted = zip(ctx.needs_input_grad, inputs, grads, strict=False)
     return (*(None if x is None or not needed else grad_x for needed, x, grad_x in wanted), *options)
 
@@ -150,7 +150,7 @@ layer_op = register(
     f"({_TENSORS}, {_OPTIONS}, bool keep) -> (Tensor, Tensor)",
     Rules(_forward, _forward_fake, _forward_setup, _forward_gradient, _forward_flops),
 )
-_BACKWARD = register(
+layer_backward_op = register(
     "layer_backward",
     f"(Tensor grad, {_TENSORS}, Tensor projected, {_OPTIONS}, bool wants_x) -> ({', '.join(['Tensor'] * _COUNT)})",
     Rules(_backward, _backward_fake, _backward_setup, _backward_gradient, _backward_flops),

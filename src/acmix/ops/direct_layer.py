@@ -1,0 +1,53 @@
+"""The layer as one node of an eager graph, past torch's registry: the way through it takes as long as a small map."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acmix.ops.impl import cpu
+from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
+from acmix.ops.library_layer import layer_backward_op
+
+__all__ = ["direct_layer"]
+
+_COUNT = len(LayerInputs._fields)
+_NO_OPTIONS = (None, None)
+
+
+class _DirectLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, window: LayerWindow, keep: bool, *inputs: Tensor | None) -> Tensor:
+        out, projected = cpu.layer(LayerInputs._make(inputs), window, keep)
+        ctx.save_for_backward(*inputs, projected)
+        ctx.set_materialize_grads(False)
+        ctx.window = window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        *inputs, projected = ctx.saved_tensors  # read once: checkpointing unpacks each tensor a single time
+        wanted = ctx.needs_input_grad[len(_NO_OPTIONS) :]
+        if grad is None:
+            return (*_NO_OPTIONS, *(None,) * _COUNT)
+        if torch.is_grad_enabled():
+            # What is differentiated again has to be an op that torch knows.
+            kept = grad.new_empty(0) if projected is None else projected
+            found = layer_backward_op(grad, *inputs, kept, *ctx.window, wanted[0])
+        else:
+            found = cpu.layer_backward(grad, LayerInputs._make(inputs), projected, ctx.window, wanted[0])
+        chosen = zip(wanted, inputs, found, strict=True)
+        return (*_NO_OPTIONS, *(None if x is None or not needed else of_x for needed, x, of_x in chosen))
+
+
+def direct_layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> Tensor:
+    """The output of `acmix::layer`, differentiable as often as one likes, where nothing watches.
+
+    Args:
+        inputs: the layer's tensors.
+        window: heads, window, stride and dilation.
+        keep: whether q, k and v stay for the backward pass.
+    """
+    out: Tensor = _DirectLayer.apply(window, keep, *inputs)
+    return out
