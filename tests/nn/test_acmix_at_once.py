@@ -92,7 +92,7 @@ def terms_over_sum(layer: ACmix, x: Tensor, grad: Tensor, truth: dict[str, Tenso
 
 
 def position_terms_over_sum(layer: ACmix, x: Tensor, grad: Tensor, truth: dict[str, Tensor]) -> float:
-    """The same of the position's gradient: of the keys' gradients times their coordinates, and of what they sum up to."""
+    """The same of the position's gradient: of the keys' gradients times their coordinates, and of what they sum to."""
     projected = layer._project(x.detach())
     keys = projected.k.detach().requires_grad_()
     attended = layer._attend(projected._replace(k=keys))

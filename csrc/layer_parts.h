@@ -1,0 +1,143 @@
+// What the layer's two passes share: its sizes, and its parts as calls of the kernels. Maps are dense [B, C, H, W] of
+// float32; `projected` is [B, 3, N, D, H, W].
+#pragma once
+#include <memory>
+#include <optional>
+
+#include "instruction_sets.h"
+#include "torch_tensors.h"
+
+namespace acmix {
+
+struct Sizes {
+  int64_t batch, in_channels, heads, width, height, columns, out_height, out_columns;
+
+  int64_t channels() const { return heads * width; }
+  int64_t pixels() const { return height * columns; }
+  int64_t outputs() const { return out_height * out_columns; }
+};
+
+struct Window {
+  int64_t attention, convolution, stride, dilation;
+};
+
+inline float* data(const Tensor& x) { return static_cast<float*>(x.data_ptr()); }
+
+inline float* data(const std::optional<Tensor>& x) { return x.has_value() ? data(*x) : nullptr; }
+
+inline void require(const Tensor& x, const char* name, int64_t entries) {
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float && x.is_contiguous() && x.numel() == entries,
+                  "acmix_cpu: ", name, " is not dense float32 of ", entries, " entries");
+}
+
+inline View view(float* from, int64_t image, int64_t outer, int64_t inner, int64_t row) {
+  return View{from, Dtype::float32, {image, outer, inner, row, 1}};
+}
+
+// One of q, k, v, or their gradients, as [B, N, D, H, W].
+inline View part(const Sizes& s, float* projected, int64_t number) {
+  const int64_t map = s.pixels(), channels = s.channels();
+  return view(projected + number * channels * map, 3 * channels * map, s.width * map, map, s.columns);
+}
+
+// All of them as [B, D, P, H, W].
+inline View pieces(const Sizes& s, float* projected) {
+  return view(projected, 3 * s.channels() * s.pixels(), s.pixels(), s.width * s.pixels(), s.columns);
+}
+
+inline Attention attention_of(const Sizes& s, const Window& window, double scale, const std::optional<Tensor>& position,
+                              const std::optional<Tensor>& rate, float* projected) {
+  Attention a{};
+  a.batch = s.batch, a.heads = s.heads, a.width = s.width, a.height = s.height, a.columns = s.columns;
+  a.out_height = s.out_height, a.out_columns = s.out_columns;
+  a.kernel = window.attention, a.stride = window.stride, a.dilation = window.dilation, a.scale = scale;
+  a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
+  if (position.has_value()) require(*position, "position", s.width * s.pixels());
+  if (rate.has_value()) require(*rate, "rate", 1);
+  a.position = view(data(position), 0, 0, s.pixels(), s.columns);
+  a.rate = data(rate);
+  return a;
+}
+
+// FC and shifts as one kernel: [C, P, k, k] from [k * k, P] and [C, k * k, k, k].
+inline std::unique_ptr<float[]> composed(const std::optional<Tensor>& optional_fc, const std::optional<Tensor>& optional_shift) {
+  if (!optional_fc.has_value() || !optional_shift.has_value()) return nullptr;
+  const Tensor &fc = *optional_fc, &shift = *optional_shift;
+  const int64_t maps = fc.size(0), pieces = fc.size(1), channels = shift.size(0);
+  require(fc, "the FC's weight", maps * pieces);
+  require(shift, "the shifts' weight", channels * maps * maps);
+  std::unique_ptr<float[]> kernels(new float[channels * pieces * maps]);
+  const float *mix = data(fc), *shifts = data(shift);
+  torch::stable::parallel_for(0, channels, 64, [&](int64_t first, int64_t last) {
+    for (int64_t c = first; c < last; ++c) {
+      for (int64_t p = 0; p < pieces; ++p) {
+        float* const to = kernels.get() + (c * pieces + p) * maps;
+        for (int64_t t = 0; t < maps; ++t) to[t] = 0;
+        for (int64_t i = 0; i < maps; ++i) {
+          const float* const from = shifts + (c * maps + i) * maps;
+          for (int64_t t = 0; t < maps; ++t) to[t] += mix[i * pieces + p] * from[t];
+        }
+      }
+    }
+  });
+  return kernels;
+}
+
+inline GroupConvolution convolution_of(const Sizes& s, const Window& window, const float* kernels, float* projected) {
+  GroupConvolution c{};
+  c.batch = s.batch, c.groups = s.width, c.pieces = 3 * s.heads, c.outputs = s.heads;
+  c.height = s.height, c.columns = s.columns, c.out_height = s.out_height, c.out_columns = s.out_columns;
+  c.kernel = window.convolution, c.stride = window.stride, c.dilation = window.dilation, c.adds = window.attention > 0;
+  c.x = pieces(s, projected), c.weight = kernels;
+  return c;
+}
+
+// The output, or its gradient, as the attention path has it: [B, N, D, H', W'].
+inline View by_heads(const Sizes& s, float* out) {
+  return view(out, s.channels() * s.outputs(), s.width * s.outputs(), s.outputs(), s.out_columns);
+}
+
+// The same as the convolution path has it: [B, D, N, H', W'].
+inline View by_groups(const Sizes& s, float* out) {
+  return view(out, s.channels() * s.outputs(), s.heads * s.outputs(), s.outputs(), s.out_columns);
+}
+
+inline Product product_of(const Sizes& s, const Tensor& query, const Tensor& key, const Tensor& value) {
+  const Tensor* const parts[] = {&query, &key, &value};
+  Product p{};
+  p.images = s.batch, p.pixels = s.pixels();
+  p.part_rows = s.channels(), p.part_columns = s.in_channels;
+  for (int i = 0; i < 3; ++i) {
+    require(*parts[i], "a projection", s.channels() * s.in_channels);
+    p.parts[i] = data(*parts[i]);
+  }
+  return p;
+}
+
+inline std::unique_ptr<float[]> arranged(const Kernels& kernels, Product& p) {
+  const int64_t size = kernels.product_panels_size(p);
+  std::unique_ptr<float[]> panels(size ? new float[size] : nullptr);
+  p.panels = panels.get();
+  in_parallel(p, kernels.panel_units(p), kernels.arrange_panels);
+  return panels;
+}
+
+inline Sizes sizes_of(const Tensor& x, const Tensor& out, int64_t heads) {
+  return {x.size(0), x.size(1), heads, out.size(1) / heads, x.size(2), x.size(3), out.size(2), out.size(3)};
+}
+
+// Stage I as a product, from x to q, k and v.
+inline Product projection_of(const Sizes& s, const Tensor& x, const Tensor& query, const Tensor& key, const Tensor& value,
+                      const std::optional<Tensor>& bias, const Tensor& projected) {
+  const int64_t channels = s.channels(), map = s.pixels();
+  Product p = product_of(s, query, key, value);
+  require(x, "x", s.batch * s.in_channels * map);
+  require(projected, "projected", projected.size(0) * 3 * channels * map);
+  if (bias.has_value()) require(*bias, "bias", 3 * channels);
+  p.rows = 3 * channels, p.depth = s.in_channels, p.bias = data(bias);
+  p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;
+  p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;
+  return p;
+}
+
+}  // namespace acmix
