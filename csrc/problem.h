@@ -23,7 +23,9 @@ struct Attention {
   const void* rate;  // a number in the computing dtype that multiplies the output; null: 1
   // The backward pass. The gradients of keys and values are in the computing dtype, each [D, H, W] of them dense.
   View grad, grad_q, grad_k, grad_v;
-  bool fills;  // a stride's queries in between get zeros; else zeros stand there. Each [D, H, W] of grad_q is dense then
+  // At a stride, the queries in between get zeros; else zeros stand there. Then grad_q is in the computing dtype too and
+  // each [D, H, W] of it dense.
+  bool fills;
   void* grad_rate;  // [B, N] shares of the rate's gradient in the computing dtype; null: not wanted
 };
 
