@@ -78,14 +78,16 @@ bench: $(STAMP)
 	$(BENCH) networks --batch 1 --output $(RECORDS)
 	$(BENCH) backbones --output $(RECORDS)
 
-# Right answers first: the tests that need a card, then the forms of the convolution path are measured and chosen, then
-# the records. The authors' code takes part with OFFICIAL=FOLDER.
+# Right answers first: the tests that need a card, four at a time, for most of their time goes into compiling kernels; then
+# the kernels under compute-sanitizer, where that is installed. Then the forms of the convolution path are measured and
+# chosen, then the records. The authors' code takes part with OFFICIAL=FOLDER.
 CUDA := --device cuda --batch 128 --turns 10 --budget 3 --output $(RECORDS)
 STAGES := 64x56 128x28 256x14 512x7
 
 bench-cuda: $(STAMP)
 	$(BIN)/python -c 'import torch, sys; torch.cuda.is_available() or sys.exit("make bench-cuda: torch finds no CUDA device here")'
-	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python -m pytest -m cuda
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python -m pytest -m cuda -n 4 --dist loadgroup
+	$(BIN)/python scripts/sanitize_cuda.py --limit 90
 	$(BIN)/python scripts/choose_convolution_forms.py
 	$(BENCH) layers $(AUTHORS) --only ours torch official $(CUDA)
 	$(BENCH) layers $(AUTHORS) --only ours torch official $(CUDA) --dtype bfloat16 --channels-last

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from acmix.functional import convolution_path, local_attention
 
-__all__ = ["ATTENTION", "CONVOLUTION", "MATRICES", "compare_attention", "compare_convolution", "made"]
+__all__ = ["ATTENTION", "CONVOLUTION", "MATRICES", "WIDE", "cast", "compare_attention", "compare_convolution", "made"]
 
 # [B, N, D, H, W], K, stride, dilation, layout. Maps of one pixel, smaller than the window, smaller than the stride.
 ATTENTION = {
@@ -27,6 +27,8 @@ ATTENTION = {
     "dilation-2": ((1, 1, 3, 6, 7), 3, 1, 2, "contiguous"),
     "dilation-2-reflected-twice": ((1, 1, 3, 2, 3), 3, 1, 2, "contiguous"),
     "stride-2-dilation-2": ((1, 1, 3, 7, 6), 3, 2, 2, "sliced"),
+    "dilation-beyond-the-map": ((1, 1, 3, 3, 2), 5, 1, 10**9, "contiguous"),
+    "one-channel": ((1, 2, 1, 4, 5), 3, 1, 1, "contiguous"),
 }
 
 # [B, D, P, H, W], outputs of a group, kernel, stride, dilation, bias, layout.
@@ -55,6 +57,15 @@ MATRICES = {
 }
 
 
+# [B, N, D, H, W], layout: heads wider than a warp holds, and wider than a program does.
+WIDE = {
+    "513-channels": ((1, 1, 513, 2, 3), "contiguous"),
+    "600-channels-last": ((1, 2, 600, 3, 2), "channels_last"),
+    "1024-channels": ((1, 1, 1024, 2, 2), "contiguous"),
+    "2100-channels-last": ((1, 1, 2100, 2, 2), "channels_last"),
+}
+
+
 def made(shape: tuple[int, ...], layout: str, seed: int) -> Tensor:
     make: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
     if layout == "channels_last":
@@ -69,9 +80,16 @@ def made(shape: tuple[int, ...], layout: str, seed: int) -> Tensor:
     return torch.randn(shape, **make)
 
 
+def cast(x: Tensor, dtype: torch.dtype, device: str | torch.device | None = None) -> Tensor:
+    """In another dtype, on another device, with the same strides: `to` makes what has gaps, or is expanded, dense."""
+    numbers = x.untyped_storage().nbytes() // x.element_size()
+    whole = x.detach().as_strided((numbers,), (1,), 0).to(device or x.device, dtype)
+    return whole.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
 def answers(inputs: list[Tensor], dtype: torch.dtype, call: Any) -> list[Tensor]:
     """The output and the gradient of every input, in float64."""
-    leaves = [x.to(dtype).detach().requires_grad_() for x in inputs]
+    leaves = [cast(x, dtype).requires_grad_() for x in inputs]
     out = call(*leaves)
     grad = torch.sin(torch.arange(out.numel(), dtype=torch.float64, device=out.device)).reshape(out.shape).to(dtype)
     return [x.detach().double() for x in (out, *torch.autograd.grad(out, leaves, grad))]
@@ -83,7 +101,7 @@ def compare(inputs: list[Tensor], dtype: torch.dtype, ours: Any, reference: Any)
     One rounding of the largest entry; in float32, where sums run in another order than eager's and where what cancels
     altogether there leaves a rest here, four of the largest entry of all results.
     """
-    inputs = [x.to(dtype).double() for x in inputs]
+    inputs = [cast(cast(x, dtype), torch.float64) for x in inputs]
     truth, eager = answers(inputs, torch.float64, reference), answers(inputs, dtype, reference)
     largest = max(float(exact.abs().max()) for exact in truth)
     for place, (exact, theirs, mine) in enumerate(zip(truth, eager, answers(inputs, dtype, ours), strict=True)):
@@ -96,8 +114,9 @@ def compare_attention(case: tuple[Any, ...], dtype: torch.dtype, position: bool 
     shape, kernel_size, stride, dilation, layout = case
     inputs = [made(shape, layout, seed) for seed in range(3)]
     if position:
-        inputs.append(made(shape, "contiguous", 3)[0, 0])
-    inputs = [x.to(device) for x in inputs]
+        # Not expanded: keys that are alike in a row cancel out of the gradients, which then are roundings alone.
+        inputs.append(made(shape, "contiguous" if layout == "expanded" else layout, 3)[0, 0])
+    inputs = [cast(x, x.dtype, device) for x in inputs]
 
     def attend(impl: str) -> Any:
         options = {"stride": stride, "dilation": dilation, "impl": impl}
@@ -111,7 +130,7 @@ def compare_convolution(case: tuple[Any, ...], dtype: torch.dtype, form: str = "
     maps = kernel**2
     shapes = [(maps, shape[2]), (shape[1] * outputs, maps, kernel, kernel), (maps,)][: 2 + bias]
     inputs = [made(shape, layout, 0), *(made(s, "contiguous", seed) for seed, s in enumerate(shapes, 1))]
-    inputs = [x.to(device) for x in inputs]
+    inputs = [cast(x, x.dtype, device) for x in inputs]
     options = {"stride": stride, "dilation": dilation}
 
     def ours(*x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class Compiled(NamedTuple):
         spilled: bytes of a thread's registers that lie in memory.
         shared: bytes of shared memory of a program.
         warps: of a program.
+        atomics: instructions whose order among threads is not fixed.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Compiled(NamedTuple):
     spilled: int
     shared: int
     warps: int
+    atomics: int = 0
 
 
 class _Card:
@@ -65,6 +67,10 @@ def compile_launches(
     kernels: list[Any] = []
 
     def instead_of_a_launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
+        # Along its other axes a grid ends at 65535.
+        assert len(grid) == 1
+        assert 0 < grid[0] < 2**31
+
         def compile_it(*args: Any, **options: Any) -> None:
             kernels.append(kernel.warmup(*args, grid=grid, **options))
 
@@ -82,4 +88,8 @@ def _described(kernel: Any, path: Path) -> Compiled:
     told = subprocess.run([str(_TOOL), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True)
     numbers = {name: int(value) for name, value in re.findall(r"([A-Z]+):(\d+)", told.stdout)}
     spilled = numbers["STACK"] + numbers["LOCAL"]
-    return Compiled(kernel.metadata.name, numbers["REG"], spilled, kernel.metadata.shared, kernel.metadata.num_warps)
+    metadata, atomics = (
+        kernel.metadata,
+        len(re.findall(r"^\s*(?:@\S+\s+)?(?:atom|red)\.", kernel.asm["ptx"], re.MULTILINE)),
+    )
+    return Compiled(metadata.name, numbers["REG"], spilled, metadata.shared, metadata.num_warps, atomics)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from acmix import ACmix
 from acmix.functional import convolution_path, local_attention
-from triton_cases import ATTENTION, CONVOLUTION, MATRICES, compare_attention, compare_convolution
+from triton_cases import ATTENTION, CONVOLUTION, MATRICES, WIDE, cast, compare_attention, compare_convolution, made
 
 pytestmark = [
     pytest.mark.cuda,
@@ -17,6 +17,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Deterministic behavior was enabled:UserWarning"),
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# What takes a good part of the card's memory runs one after the other (`--dist loadgroup`).
+ALONE = pytest.mark.xdist_group("memory")
 # The stages of ResNet-50: [B, N, D, H, W] and a window of 7 x 7.
 STAGES = [(4, 4, 16, 56, 56), (4, 4, 32, 28, 28), (4, 4, 64, 14, 14), (4, 4, 128, 7, 7)]
 
@@ -43,6 +45,35 @@ def test_attention_of_wide_heads(name: str, dtype: torch.dtype) -> None:
     compare_attention((shape, kernel_size, 1, 1, layout), dtype, device="cuda")
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", WIDE)
+def test_attention_of_heads_wider_than_a_warp_holds(name: str, dtype: torch.dtype) -> None:
+    shape, layout = WIDE[name]
+    compare_attention((shape, 3, 1, 1, layout), dtype, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_each_kernel_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward pass alone: what `scripts/sanitize_cuda.py` watches."""
+    monkeypatch.setattr("acmix.ops.impl.triton.convolution.choose_form", lambda shape: "triton")
+    attention = [*ATTENTION.values(), *((shape, size, 1, 1, layout) for shape, size, layout in MATRICES.values())]
+    attention += [(shape, 3, 1, 1, layout) for shape, layout in WIDE.values()]
+    for shape, kernel_size, stride, dilation, layout in attention:
+        leaves = [cast(made(shape, layout, seed), dtype, "cuda").requires_grad_() for seed in range(3)]
+        position = cast(made(shape, "contiguous", 3)[0, 0], dtype, "cuda").requires_grad_()
+        options: dict[str, Any] = {"stride": stride, "dilation": dilation, "impl": "triton"}
+        out = local_attention(*leaves, kernel_size, position=position, **options)
+        grads = torch.autograd.grad(out.square().sum(), [*leaves, position])
+        assert all(x.isfinite().all() for x in (out, *grads))
+    for shape, outputs, kernel, stride, dilation, _, layout in CONVOLUTION.values():
+        shapes = (kernel**2, shape[2]), (shape[1] * outputs, kernel**2, kernel, kernel)
+        weights = [cast(made(of, "contiguous", seed), dtype, "cuda") for seed, of in enumerate(shapes, 1)]
+        leaves = [x.requires_grad_() for x in (cast(made(shape, layout, 0), dtype, "cuda"), *weights)]
+        out = convolution_path(*leaves, form="composed", stride=stride, dilation=dilation, impl="triton")
+        grads = torch.autograd.grad(out.sum(), leaves)
+        assert all(x.isfinite().all() for x in (out, *grads))
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -59,6 +90,7 @@ def test_convolution(case: tuple[Any, ...], dtype: torch.dtype, form: str, monke
     compare_convolution(case, dtype, form="two_step" if form == "two_step" else "composed", device="cuda")
 
 
+@ALONE
 def test_offsets_beyond_32_bits() -> None:
     """One head whose map alone has more numbers than 32 bits count; what its last rows give is what they give alone."""
     free = torch.cuda.mem_get_info()[0]
@@ -69,6 +101,19 @@ def test_offsets_beyond_32_bits() -> None:
     q[..., -8:, :] = torch.randn(8, width, device="cuda", dtype=torch.bfloat16)
     out = local_attention(q, q, q, 3, impl="triton")[..., -4:, :]
     assert torch.equal(out, local_attention(*(q[..., -8:, :],) * 3, 3, impl="triton")[..., -4:, :])
+
+
+@ALONE
+def test_pixels_beyond_32_bits() -> None:
+    """The same for windows at a dilation, whose programs own one row of pixels each."""
+    free = torch.cuda.mem_get_info()[0]
+    height, width = 2**16, 2**15 + 64
+    if free < 8 * 2 * height * width:
+        pytest.skip("needs 34 GB of a card's memory")
+    q = torch.zeros(1, 1, 1, height, width, device="cuda", dtype=torch.bfloat16)
+    q[..., -12:, :] = torch.randn(12, width, device="cuda", dtype=torch.bfloat16)
+    out = local_attention(q, q, q, 3, dilation=2, impl="triton")[..., -4:, :]
+    assert torch.equal(out, local_attention(*(q[..., -12:, :],) * 3, 3, dilation=2, impl="triton")[..., -4:, :])
 
 
 def results(layer: ACmix, function: Any, x: Tensor) -> list[Tensor]:
@@ -130,6 +175,7 @@ def test_autocast_and_another_stream_reach_the_kernels() -> None:
     assert x.grad.isfinite().all()
 
 
+@ALONE
 def test_a_training_step_keeps_no_window() -> None:
     """49 copies of keys and values at 128 x 64 x 56 x 56 are 10 GiB in float32; a map is 0.1 GiB."""
     q, k, v = (torch.randn(128, 4, 16, 56, 56, device="cuda", requires_grad=True) for _ in range(3))

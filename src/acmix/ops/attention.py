@@ -86,7 +86,9 @@ def local_attention(  # noqa: PLR0913  # nine arguments, as the paper's operator
         check_attention_inputs(_OP, q, k, v, position)
     head_width = fixed(q.shape[2])
     scale = head_width**-0.5 if scale is None else float(scale)
-    backend = choose_backend(Problem(_OP, q.device.type, q.dtype, kernel_size, head_width, stride, dilation), impl)
+    device = q.device
+    problem = Problem(_OP, device.type, q.dtype, kernel_size, head_width, stride, dilation, device.index)
+    backend = choose_backend(problem, impl)
     if backend == "reference":
         options = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
         return reference(q, k, v, position, **options, scale=scale)

@@ -91,7 +91,9 @@ def convolution_path(
         if form not in FORMS:
             raise ValueError(f"{_OP}: form={form!r}, expected one of {FORMS}.")
     kernel, groups = fixed(shift_weight.shape[3]), fixed(pieces.shape[1])
-    backend = choose_backend(Problem(_OP, pieces.device.type, pieces.dtype, kernel, groups, stride, dilation), impl)
+    device = pieces.device
+    problem = Problem(_OP, device.type, pieces.dtype, kernel, groups, stride, dilation, device.index)
+    backend = choose_backend(problem, impl)
     if backend == "reference":
         if form == "composed":
             raise ValueError(f"{_OP}: form='composed' with impl='reference', which is two-step; use impl='torch'.")

@@ -28,6 +28,7 @@ class Problem(NamedTuple):
         head_width: channels of a head, D; of the map where there are no heads.
         stride: stride s.
         dilation: dilation d.
+        device_index: number of the inputs' device among those of its type; None: the current one.
     """
 
     op: OpName
@@ -37,3 +38,4 @@ class Problem(NamedTuple):
     head_width: int
     stride: int = 1
     dilation: int = 1
+    device_index: int | None = None

@@ -3,7 +3,6 @@
 import torch
 
 from acmix.ops.impl.triton.attention import local_attention, local_attention_backward
-from acmix.ops.impl.triton.attention_configs import WIDEST_HEAD
 from acmix.ops.impl.triton.availability import INTERPRETED, MISSING, device_reasons
 from acmix.ops.impl.triton.convolution import convolution_path, convolution_path_backward
 from acmix.ops.impl.triton.convolution_forms import FORMS
@@ -14,7 +13,6 @@ __all__ = [
     "FORMS",
     "INTERPRETED",
     "MISSING",
-    "WIDEST_HEAD",
     "convolution_path",
     "convolution_path_backward",
     "local_attention",
@@ -34,9 +32,7 @@ def why_not(problem: Problem) -> list[str]:
     reasons = [] if MISSING is None else [MISSING]
     if problem.op not in _OPS:
         reasons.append(f"it has no {problem.op}")
-    reasons += device_reasons(problem.device)
+    reasons += device_reasons(problem.device, problem.device_index)
     if problem.dtype not in _DTYPES:
         reasons.append(f"it knows no {problem.dtype}")
-    if problem.op == "local_attention" and problem.head_width > WIDEST_HEAD:
-        reasons.append(f"heads of {problem.head_width} channels are wider than {WIDEST_HEAD}")
     return reasons

@@ -11,7 +11,7 @@ from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.impl.triton.attention_configs import Call, Cut, plan_cut
 from acmix.ops.impl.triton.attention_on_matrices import plan_matrix_launch, wants_matrices
 from acmix.ops.impl.triton.availability import INTERPRETED
-from acmix.ops.impl.triton.launching import extent_is_wide, on_device_of
+from acmix.ops.impl.triton.launching import extent_is_wide, on_device_of, reflected_dilation
 from acmix.ops.layout import empty_attention_output, is_channels_last
 
 __all__ = ["Launch", "local_attention", "local_attention_backward", "plan_launch"]
@@ -21,7 +21,7 @@ class Launch(NamedTuple):
     """What all launches of one call have in common.
 
     Attributes:
-        window: its options, the stride bounded by the map's size.
+        window: its options, stride and dilation bounded by the map's size.
         cut: a program's share.
         sizes: heads, height and width of the map, height and width of the output.
         wide: whether offsets take 64 bits.
@@ -50,6 +50,7 @@ class Launch(NamedTuple):
             "HAS_POSITION": has_position,
             "ALIKE": alike,
             "D": cut.width,
+            "PARTS": cut.parts,
             "PLACES": cut.places,
             "ROWS": cut.rows,
             "D_AXIS": cut.axis,
@@ -61,13 +62,13 @@ class Launch(NamedTuple):
 
     def query_programs(self, images: int) -> int:
         """Programs of the kernels that own queries, for so many images times heads."""
-        return images * self._tiles(self.sizes[3], self.sizes[4])
+        return images * self.cut.parts * self._tiles(self.sizes[3], self.sizes[4])
 
     def key_programs(self, images: int) -> int:
         """Programs of the kernel that owns keys, for so many images times heads."""
         stride = self.window.stride
         height, width = (output_size(size, stride) for size in self.sizes[1:3])
-        return images * stride**2 * self._tiles(height, width)
+        return images * self.cut.parts * stride**2 * self._tiles(height, width)
 
     def _tiles(self, height: int, width: int) -> int:
         return -(-(-(-height // self.cut.rows) * width) // self.cut.places)
@@ -76,7 +77,8 @@ class Launch(NamedTuple):
 def plan_launch(q: Tensor, window: Window, *others: Tensor, backward: bool) -> Launch:
     """For queries [B, N, D, H, W]; the others are read or written with offsets of the same size."""
     _, heads, head_width, height, width = q.shape
-    window = window._replace(stride=bounded_stride(q, window.stride))
+    stride, dilation = bounded_stride(q, window.stride), reflected_dilation(q, window.dilation)
+    window = window._replace(stride=stride, dilation=dilation)
     spread = window.stride > 1 or window.dilation > 1
     cut = plan_cut(head_width, Call(is_channels_last(q), spread, backward, INTERPRETED))
     sizes = heads, height, width, output_size(height, window.stride), output_size(width, window.stride)
@@ -97,9 +99,10 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     from acmix.ops.impl.triton.kernels.attention import attention_forward
     from acmix.ops.impl.triton.kernels.attention_matrix import matrix_forward
 
-    launch = plan_launch(q, window, k, v, backward=False)
-    window = launch.window
     out = empty_attention_output(q, window.stride)
+    others = [x for x in (k, v, position, out) if x is not None]
+    launch = plan_launch(q, window, *others, backward=False)
+    window = launch.window
     lse = q.new_empty((*q.shape[:2], *out.shape[3:]), dtype=torch.float32)
     if not out.numel():
         return out, lse
@@ -109,7 +112,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     arguments = queries, k, v, code, out, lse, *strides
     with on_device_of(q):
         if wants_matrices(q, window):
-            matrices = plan_matrix_launch(q, window, k, v, out)
+            matrices = plan_matrix_launch(q, window, *others)
             grid = (matrices.programs(images),)
             matrix_forward[grid](*arguments, *matrices.numbers, **matrices.constants(has_position=has_position))
         else:
@@ -157,7 +160,8 @@ def _run_backward(
 
     grad, q, k, v = inputs
     out, lse = kept[0], kept[1].contiguous()
-    launch = plan_launch(q, window, k, v, grad, out, backward=True)
+    others = [x for x in (k, v, grad, out, position, *grads) if x is not None]
+    launch = plan_launch(q, window, *others, backward=True)
     window, has_position = launch.window, position is not None
     queries, of_queries, (code, code_strides) = _at_stride(q, window), _at_stride(grads[0], window), _code(position, q)
     delta = torch.empty_like(lse)
@@ -166,7 +170,7 @@ def _run_backward(
     for_keys = grad, queries, k, v, code, lse, delta, *grads[1:], *strides, *(x.stride() for x in grads[1:])
     images = q.shape[0] * q.shape[1]
     if wants_matrices(q, window):
-        matrices = plan_matrix_launch(q, window, k, v, grad, out)
+        matrices = plan_matrix_launch(q, window, *others)
         grid, constants = (matrices.programs(images),), matrices.constants(has_position=has_position)
         matrix_backward_queries[grid](*for_queries, *matrices.numbers, **constants)
         matrix_backward_keys[grid](*for_keys, *matrices.numbers, **constants)

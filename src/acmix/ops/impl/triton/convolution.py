@@ -8,7 +8,7 @@ from acmix.ops.impl.cpu.convolution import pull_back_composed
 from acmix.ops.impl.cpu.limits import bounded_stride
 from acmix.ops.impl.torch.convolution import border_map, pull_back_border_map
 from acmix.ops.impl.triton.convolution_forms import ShapeClass, choose_form
-from acmix.ops.impl.triton.launching import extent_is_wide, next_power, on_device_of
+from acmix.ops.impl.triton.launching import extent_is_wide, next_power, on_device_of, zero_padded_dilation
 from acmix.ops.layout import empty_pieces, empty_pieces_output, is_channels_last
 
 __all__ = ["composed_forward", "composed_pieces_gradient", "composed_weight_gradient", "convolution_path"]
@@ -109,7 +109,7 @@ def composed_weight_gradient(grad: Tensor, pieces: Tensor, kernel: int, stride: 
 def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
     """[B, D, P, H, W] -> [B, D * N, H', W'], channel d * N + n."""
     fc_weight, shift_weight, fc_bias = weights
-    stride = bounded_stride(pieces, stride)
+    stride, dilation = bounded_stride(pieces, stride), zero_padded_dilation(pieces, dilation)
     chosen = _form(pieces, shift_weight, stride, form)
     if chosen != "triton":
         return portable.convolution_path(pieces, weights, stride, dilation, _portable(chosen))
@@ -123,7 +123,7 @@ def convolution_path_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of the pieces and of the three weights; what the forward pass did not keep is computed again."""
     fc_weight, shift_weight, fc_bias = weights
-    stride = bounded_stride(pieces, stride)
+    stride, dilation = bounded_stride(pieces, stride), zero_padded_dilation(pieces, dilation)
     chosen = _form(pieces, shift_weight, stride, form)
     if chosen != "triton":
         return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, _portable(chosen))

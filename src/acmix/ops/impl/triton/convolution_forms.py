@@ -42,10 +42,13 @@ class ShapeClass(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The table's name of it; maps count up to the next power of two."""
+        """The table's name of it.
+
+        Maps count up to the next power of two, and both half precisions, which cost the same, as one.
+        """
         layout = "last" if self.channels_last else "first"
         side = 1 << (self.size - 1).bit_length()
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = "half" if self.dtype.itemsize == 2 else str(self.dtype).removeprefix("torch.")
         numbers = f"{self.groups}x{self.pieces}to{self.outputs}-k{self.kernel}-s{self.stride}-map{side}"
         return f"{dtype}-{layout}-{numbers}"
 

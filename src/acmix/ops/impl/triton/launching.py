@@ -1,15 +1,16 @@
-"""What all launches need: the tensors' device, a power of two, offsets that fit."""
+"""What all launches need: the tensors' device, a power of two, numbers that fit into 32 bits or are known not to."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["extent_is_wide", "next_power", "on_device_of"]
+__all__ = ["extent_is_wide", "next_power", "on_device_of", "reflected_dilation", "zero_padded_dilation"]
 
-# Elements from which on 32 bits do not count them.
-_WIDE = 2**31
+# Elements from which on 32 bits do not count them, less what the last tile may reach beyond them.
+_WIDE = 2**31 - 2**20
 
 
 def next_power(count: int) -> int:
@@ -24,6 +25,17 @@ def extent_is_wide(*tensors: Tensor) -> bool:
 
 def _extent(x: Tensor) -> int:
     return sum((size - 1) * stride for size, stride in zip(x.shape[-3:], x.stride()[-3:], strict=True))
+
+
+def reflected_dilation(x: Tensor, dilation: int) -> int:
+    """A dilation with the same keys on [..., H, W]: over n pixels, reflection repeats itself every 2 (n - 1) pixels."""
+    period = math.lcm(*(max(2 * (size - 1), 1) for size in x.shape[-2:]))
+    return (dilation - 1) % period + 1
+
+
+def zero_padded_dilation(x: Tensor, dilation: int) -> int:
+    """A dilation with the same taps on [..., H, W]: beyond the map's size all but the central one read zeros."""
+    return min(dilation, max(x.shape[-2:]))
 
 
 @contextmanager

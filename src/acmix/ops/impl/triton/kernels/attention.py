@@ -1,5 +1,8 @@
 """The output of window attention and the gradient of its queries: every program owns queries and walks over their keys.
 
+Of a head that is wider than a tile, a program owns one of PARTS parts of D channels: it makes these of the results, and
+takes products over all of the head, part by part, again.
+
 A key's row is loaded once for the R queries below each other that see it. Softmax is computed online in base 2, in
 float32. Nothing is masked but what is stored: places past the end repeat the last one.
 """
@@ -7,26 +10,43 @@ float32. Nothing is masked but what is stored: places past the end repeat the la
 import triton
 import triton.language as tl
 
-from acmix.ops.impl.triton.kernels.window import along_places, channels_of, image_of, load, pixels, reflect
+from acmix.ops.impl.triton.kernels.window import (
+    along_places,
+    channels_of,
+    image_of,
+    load,
+    pixels,
+    reflect,
+    whole_product,
+)
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-_LOWEST = tl.constexpr(-1e38)
+_LOWEST = tl.constexpr(-3.4028234663852886e38)  # of float32: no finite logit is lower
+
+
+@triton.jit
+def tiles_of(rows, columns, PLACES: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
+    """How many tiles a map of so many pixels has."""
+    places = tl.cdiv(rows, ROWS)
+    if WIDE:
+        places = tl.cast(places, tl.int64)
+    return tl.cdiv(places * columns, PLACES)
 
 
 @triton.jit
 def places_of(tile, rows, columns, PLACES: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
     """First row [P] and column [P] of a tile's places, and whether they are there."""
+    places = tl.cdiv(rows, ROWS)
+    if WIDE:
+        tile, places = tl.cast(tile, tl.int64), tl.cast(places, tl.int64)
     index = tile * PLACES + tl.arange(0, PLACES)
-    count = tl.cdiv(rows, ROWS) * columns
+    count = places * columns
     there = index < count
     # Where there is none at all (a stride beyond the map), what comes out is not stored either.
     index = tl.maximum(tl.minimum(index, count - 1), 0)
     length = tl.maximum(columns, 1)
-    row, column = index // length * ROWS, index % length
-    if WIDE:
-        row, column = row.to(tl.int64), column.to(tl.int64)
-    return row, column, there
+    return index // length * ROWS, index % length, there
 
 
 @triton.jit
@@ -40,6 +60,12 @@ def seen_by(step, radius, ROWS: tl.constexpr):
     """[R, 1]: which of the queries below each other have the key row `step` of the first one's window in theirs."""
     below = tl.arange(0, ROWS)
     return tl.expand_dims((step >= below) & (step <= below + 2 * radius), 1)
+
+
+@triton.jit
+def is_first(part):
+    """[1, 1]: whether this program writes what the parts of a head have in common."""
+    return (tl.zeros([1, 1], tl.int32) + part) == 0
 
 
 @triton.jit
@@ -61,17 +87,19 @@ def attention_forward(
     heads, height, width, rows, columns, radius, scale,
     HEAD: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, REPEATED: tl.constexpr,
     WIDE: tl.constexpr, HAS_POSITION: tl.constexpr, ALIKE: tl.constexpr,
-    D: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr, D_AXIS: tl.constexpr,
+    D: tl.constexpr, PARTS: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr, D_AXIS: tl.constexpr,
 ):  # fmt: skip
     """out [B, N, D, H', W'] and lse [B, N, H', W'] of q (at the stride), k, v [B, N, D, H, W]."""
     if ALIKE:
         v_strides = k_strides  # so that the compiler knows it, and computes an address once
-    tiles = tl.cdiv(tl.cdiv(rows, ROWS) * columns, PLACES)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
+    tiles = tiles_of(rows, columns, PLACES, ROWS, WIDE)
+    part, program = tl.program_id(0) % PARTS, tl.program_id(0) // PARTS
+    image = (program // tiles).to(tl.int64)
     batch, head = image // heads, image % heads
-    row, column, there = places_of(tl.program_id(0) % tiles, rows, columns, PLACES, ROWS, WIDE)
-    channels = channels_of(D, D_AXIS, WIDE)
+    row, column, there = places_of(program % tiles, rows, columns, PLACES, ROWS, WIDE)
+    channels = channels_of(part, D, D_AXIS, WIDE)
     inside = channels < HEAD
+    MASKED: tl.constexpr = HEAD % D != 0
 
     own_rows = rows_below(row, ROWS)
     readable = tl.expand_dims(tl.minimum(own_rows, rows - 1), D_AXIS)
@@ -79,7 +107,7 @@ def attention_forward(
     q = image_of(q, q_strides, batch, head)
     k = image_of(k, k_strides, batch, head)
     v = image_of(v, v_strides, batch, head)
-    queries = load(pixels(q, q_strides, channels, readable, own_columns), inside, HEAD != D) * (scale * LOG2_E)
+    queries = load(pixels(q, q_strides, channels, readable, own_columns), inside, MASKED) * (scale * LOG2_E)
 
     highest = tl.full([ROWS, PLACES], _LOWEST, tl.float32)
     total = tl.zeros([ROWS, PLACES], tl.float32)
@@ -90,9 +118,15 @@ def attention_forward(
         for side in range(2 * radius + 1):
             x = along_places(reflect(column * STRIDE + (side - radius) * DILATION, width, REPEATED), D_AXIS)
             key, value = key_and_value(
-                k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x, HEAD != D, HAS_POSITION
+                k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x, MASKED, HAS_POSITION
             )
-            logits = tl.sum(queries * key, D_AXIS)
+            if PARTS == 1:
+                logits = tl.sum(queries * key, D_AXIS)
+            else:
+                logits = whole_product(
+                    q, q_strides, readable, own_columns, k, k_strides, y, x, position, position_strides,
+                    HEAD, PARTS, D, D_AXIS, WIDE, HAS_POSITION,
+                ) * (scale * LOG2_E)  # fmt: skip
             if ROWS > 1:
                 logits = tl.where(seen, logits, float("-inf"))
             higher = tl.maximum(highest, logits)
@@ -107,7 +141,8 @@ def attention_forward(
     target = pixels(out, out_strides, channels, readable, own_columns)
     tl.store(target, mixed.to(out.dtype.element_ty), mask=tl.expand_dims(stored, D_AXIS) & inside)
     lse += image * rows * columns
-    tl.store(lse + own_rows * columns + tl.expand_dims(column, 0), highest * LN_2 + tl.log(total), mask=stored)
+    sums = lse + own_rows * columns + tl.expand_dims(column, 0)
+    tl.store(sums, highest * LN_2 + tl.log(total), mask=stored & is_first(part))
 
 
 @triton.jit
@@ -117,17 +152,19 @@ def attention_backward_queries(
     heads, height, width, rows, columns, radius, scale,
     HEAD: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, REPEATED: tl.constexpr,
     WIDE: tl.constexpr, HAS_POSITION: tl.constexpr, ALIKE: tl.constexpr,
-    D: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr, D_AXIS: tl.constexpr,
+    D: tl.constexpr, PARTS: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr, D_AXIS: tl.constexpr,
 ):  # fmt: skip
     """grad_q, laid out as q (at the stride), and delta [B, N, H', W'], each query's product of output and gradient."""
     if ALIKE:
         v_strides = k_strides
-    tiles = tl.cdiv(tl.cdiv(rows, ROWS) * columns, PLACES)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
+    tiles = tiles_of(rows, columns, PLACES, ROWS, WIDE)
+    part, program = tl.program_id(0) % PARTS, tl.program_id(0) // PARTS
+    image = (program // tiles).to(tl.int64)
     batch, head = image // heads, image % heads
-    row, column, there = places_of(tl.program_id(0) % tiles, rows, columns, PLACES, ROWS, WIDE)
-    channels = channels_of(D, D_AXIS, WIDE)
+    row, column, there = places_of(program % tiles, rows, columns, PLACES, ROWS, WIDE)
+    channels = channels_of(part, D, D_AXIS, WIDE)
     inside = channels < HEAD
+    MASKED: tl.constexpr = HEAD % D != 0
 
     own_rows = rows_below(row, ROWS)
     lower = tl.minimum(own_rows, rows - 1)
@@ -138,12 +175,19 @@ def attention_backward_queries(
     v = image_of(v, v_strides, batch, head)
     out = image_of(out, out_strides, batch, head)
     grad = image_of(grad, grad_strides, batch, head)
-    queries = load(pixels(q, q_strides, channels, readable, own_columns), inside, HEAD != D) * (scale * LOG2_E)
-    grads = load(pixels(grad, grad_strides, channels, readable, own_columns), inside, HEAD != D)
-    offset = tl.sum(grads * load(pixels(out, out_strides, channels, readable, own_columns), inside, HEAD != D), D_AXIS)
+    queries = load(pixels(q, q_strides, channels, readable, own_columns), inside, MASKED) * (scale * LOG2_E)
+    grads = load(pixels(grad, grad_strides, channels, readable, own_columns), inside, MASKED)
+    if PARTS == 1:
+        attended = load(pixels(out, out_strides, channels, readable, own_columns), inside, MASKED)
+        offset = tl.sum(grads * attended, D_AXIS)
+    else:
+        offset = whole_product(
+            grad, grad_strides, readable, own_columns, out, out_strides, readable, own_columns, out, out_strides,
+            HEAD, PARTS, D, D_AXIS, WIDE, False,
+        )  # fmt: skip
     stored = (own_rows < rows) & tl.expand_dims(there, 0)
     sums = image * rows * columns + lower * columns + tl.expand_dims(column, 0)
-    tl.store(delta + sums, offset, mask=stored)
+    tl.store(delta + sums, offset, mask=stored & is_first(part))
     logs = tl.load(lse + sums) * LOG2_E
 
     result = tl.zeros_like(queries)
@@ -153,12 +197,23 @@ def attention_backward_queries(
         for side in range(2 * radius + 1):
             x = along_places(reflect(column * STRIDE + (side - radius) * DILATION, width, REPEATED), D_AXIS)
             key, value = key_and_value(
-                k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x, HEAD != D, HAS_POSITION
+                k, v, position, k_strides, v_strides, position_strides, channels, inside, y, x, MASKED, HAS_POSITION
             )
-            logits = tl.sum(queries * key, D_AXIS) - logs
+            if PARTS == 1:
+                logits, gain = tl.sum(queries * key, D_AXIS), tl.sum(grads * value, D_AXIS)
+            else:
+                logits = whole_product(
+                    q, q_strides, readable, own_columns, k, k_strides, y, x, position, position_strides,
+                    HEAD, PARTS, D, D_AXIS, WIDE, HAS_POSITION,
+                ) * (scale * LOG2_E)  # fmt: skip
+                gain = whole_product(
+                    grad, grad_strides, readable, own_columns, v, v_strides, y, x, v, v_strides,
+                    HEAD, PARTS, D, D_AXIS, WIDE, False,
+                )  # fmt: skip
+            logits -= logs
             if ROWS > 1:
                 logits = tl.where(seen, logits, float("-inf"))
-            grad_logits = tl.exp2(logits) * (tl.sum(grads * value, D_AXIS) - offset)
+            grad_logits = tl.exp2(logits) * (gain - offset)
             result += tl.expand_dims(grad_logits, D_AXIS) * key
 
     grad_q = image_of(grad_q, grad_q_strides, batch, head)

@@ -12,6 +12,7 @@ from acmix.ops.impl.triton.kernels.matrix_tiles import (
     OWN_SIDE,
     counts,
     load_block,
+    numbers_of,
     other_pixels,
     own_pixels,
     product,
@@ -22,7 +23,7 @@ from acmix.ops.impl.triton.kernels.window import image_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-_LOWEST = tl.constexpr(-1e38)
+_LOWEST = tl.constexpr(-3.4028234663852886e38)  # of float32: no finite logit is lower
 
 
 @triton.jit
@@ -73,11 +74,8 @@ def matrix_forward(
     mixed = mixed / total[:, None]
     out = image_of(out, out_strides, batch, head)
     store_block(out, out_strides, y, x, height, width, mixed, HEAD, D, D_AXIS, WIDE)
-    tl.store(
-        lse + image * height * width + y * width + x,
-        highest * LN_2 + tl.log(total),
-        mask=(y < height) & (x < width),
-    )
+    there = (y < height) & (x < width)
+    tl.store(lse + numbers_of(image, y, x, height, width, WIDE), highest * LN_2 + tl.log(total), mask=there)
 
 
 @triton.jit
@@ -105,7 +103,7 @@ def matrix_backward_queries(
     attended = load_block(out, out_strides, y, x, height, width, HEAD, D, D_AXIS, WIDE)
     offset = tl.sum(grads.to(tl.float32) * attended.to(tl.float32), 0)
     there = (y < height) & (x < width)
-    sums = image * height * width + tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1)
+    sums = numbers_of(image, y, x, height, width, WIDE)
     tl.store(delta + sums, offset, mask=there)
     logs = tl.load(lse + sums) * LOG2_E
     query, grads = tl.trans(query), tl.trans(grads)

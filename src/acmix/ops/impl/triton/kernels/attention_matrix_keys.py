@@ -12,6 +12,7 @@ from acmix.ops.impl.triton.kernels.matrix_tiles import (
     OWN_SIDE,
     counts,
     load_block,
+    numbers_of,
     other_pixels,
     own_pixels,
     product,
@@ -54,7 +55,7 @@ def matrix_backward_keys(
             query_y, query_x = other_pixels(row, column, BAND)
             query = load_block(q, q_strides, query_y, query_x, height, width, HEAD, D, D_AXIS, WIDE)
             grads = load_block(grad, grad_strides, query_y, query_x, height, width, HEAD, D, D_AXIS, WIDE)
-            sums = image * height * width + tl.minimum(query_y, height - 1) * width + tl.minimum(query_x, width - 1)
+            sums = numbers_of(image, query_y, query_x, height, width, WIDE)
             logs, offset = tl.load(lse + sums) * LOG2_E, tl.load(delta + sums)
             logits = product(key, query, WIDEN)
             if HAS_POSITION:

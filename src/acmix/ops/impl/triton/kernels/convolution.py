@@ -9,13 +9,21 @@ import triton.language as tl
 
 
 @triton.jit
-def pixel_of(index, count, columns, WIDE: tl.constexpr):
-    """Row and column of the pixels [P] with these numbers; those past the end repeat the last one."""
-    index = tl.minimum(index, count - 1)
-    row, column = index // columns, index % columns
+def pixels_of(rows, columns, WIDE: tl.constexpr):
+    """How many pixels a map has."""
     if WIDE:
-        row, column = row.to(tl.int64), column.to(tl.int64)
-    return row, column
+        rows = tl.cast(rows, tl.int64)
+    return rows * columns
+
+
+@triton.jit
+def tile_of(tile, count, columns, PLACES: tl.constexpr, WIDE: tl.constexpr):
+    """Row and column [P] of a tile's pixels, and whether they are there; those past the end repeat the last one."""
+    if WIDE:
+        tile = tl.cast(tile, tl.int64)
+    index = tile * PLACES + tl.arange(0, PLACES)
+    number = tl.minimum(index, count - 1)
+    return number // columns, number % columns, index < count
 
 
 @triton.jit
@@ -43,11 +51,11 @@ def shift_and_mix(
 
     `TRANSPOSED`: the gradient of a convolution's input from that of its output; STRIDE is the convolution's.
     """
-    tiles = tl.cdiv(rows * columns, PLACES)
+    count = pixels_of(rows, columns, WIDE)
+    tiles = tl.cdiv(count, PLACES)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     batch, group = image // groups, image % groups
-    index = tl.program_id(0) % tiles * PLACES + tl.arange(0, PLACES)
-    row, column = pixel_of(index, rows * columns, columns, WIDE)
+    row, column, stored = tile_of(tl.program_id(0) % tiles, count, columns, PLACES, WIDE)
     x += batch * x_strides[0] + group * x_strides[1]
     outputs = tl.arange(0, O)
     weights += group * (KERNEL * KERNEL * INPUTS * O) + outputs
@@ -67,7 +75,7 @@ def shift_and_mix(
     target = out + tl.expand_dims(row * out_strides[3] + column * out_strides[4], 0)
     if WIDE:
         outputs = outputs.to(tl.int64)
-    there = tl.expand_dims(index < rows * columns, 0) & tl.expand_dims(outputs < OUTPUTS, 1)
+    there = tl.expand_dims(stored, 0) & tl.expand_dims(outputs < OUTPUTS, 1)
     tl.store(target + tl.expand_dims(outputs, 1) * out_strides[2], mixed.to(out.dtype.element_ty), mask=there)
 
 
@@ -88,7 +96,8 @@ def weight_sums(
     tap_row = tl.program_id(0) // parts % KERNEL
     rest = tl.program_id(0) // parts // KERNEL
     group, chunk = rest % groups, rest // groups
-    tiles = tl.cdiv(rows * columns, PLACES)
+    count = pixels_of(rows, columns, WIDE)
+    tiles = tl.cdiv(count, PLACES)
     taps, outputs, pieces = tl.arange(0, T), tl.arange(0, O), part * J + tl.arange(0, J)
     shifts = tl.expand_dims((taps - KERNEL // 2) * dilation, 1)
     # Of the pieces [T, 1, J, P], of the outputs [1, O, 1, P].
@@ -101,9 +110,7 @@ def weight_sums(
     total = tl.zeros([T, O, J, PLACES], tl.float32)
     for block in range(chunk * blocks, tl.minimum((chunk + 1) * blocks, images * tiles)):
         image = (block // tiles).to(tl.int64)
-        index = block % tiles * PLACES + tl.arange(0, PLACES)
-        there = index < rows * columns
-        row, column = pixel_of(index, rows * columns, columns, WIDE)
+        row, column, there = tile_of(block % tiles, count, columns, PLACES, WIDE)
         y, inside_y = source(row, (tap_row - KERNEL // 2) * dilation, x_rows, STRIDE, False)
         z, inside_x = source(tl.expand_dims(column, 0), shifts, x_columns, STRIDE, False)
         inside = inside_x & tl.expand_dims(inside_y & there, 0)

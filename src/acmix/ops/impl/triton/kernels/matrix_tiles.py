@@ -29,6 +29,15 @@ def other_pixels(top, left, BAND: tl.constexpr):
 
 
 @triton.jit
+def numbers_of(image, y, x, height, width, WIDE: tl.constexpr):
+    """Where pixels lie in [B, N, H, W]; those beyond the map as those at its end."""
+    y, x = tl.minimum(y, height - 1), tl.minimum(x, width - 1)
+    if WIDE:
+        y = y.to(tl.int64)
+    return image * height * width + (y * width + x)
+
+
+@triton.jit
 def load_block(
     pointer, strides, y, x, height, width,
     HEAD: tl.constexpr, D: tl.constexpr, D_AXIS: tl.constexpr, WIDE: tl.constexpr,

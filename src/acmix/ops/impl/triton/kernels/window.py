@@ -9,9 +9,9 @@ import triton.language as tl
 
 
 @triton.jit
-def channels_of(D: tl.constexpr, D_AXIS: tl.constexpr, WIDE: tl.constexpr):
-    """Numbers of the channels, [1, D, 1] or [1, 1, D]."""
-    channels = tl.arange(0, D)
+def channels_of(part, D: tl.constexpr, D_AXIS: tl.constexpr, WIDE: tl.constexpr):
+    """Numbers of a part's channels, [1, D, 1] or [1, 1, D]."""
+    channels = part * D + tl.arange(0, D)
     if WIDE:
         channels = channels.to(tl.int64)
     return tl.expand_dims(tl.expand_dims(channels, 0), 3 - D_AXIS)
@@ -42,6 +42,38 @@ def load(pointer, inside, MASKED: tl.constexpr):
         return tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
     else:
         return tl.load(pointer).to(tl.float32)
+
+
+@triton.jit
+def part_product(
+    part, a, a_strides, a_y, a_x, b, b_strides, b_y, b_x, code, code_strides,
+    HEAD: tl.constexpr, D: tl.constexpr, D_AXIS: tl.constexpr, WIDE: tl.constexpr, HAS_CODE: tl.constexpr,
+):  # fmt: skip
+    """[R, P]: products, over a part's channels, of pixels of a and of b less their code, if there is one."""
+    channels = channels_of(part, D, D_AXIS, WIDE)
+    inside = channels < HEAD
+    MASKED: tl.constexpr = HEAD % D != 0
+    other = load(pixels(b, b_strides, channels, b_y, b_x), inside, MASKED)
+    if HAS_CODE:
+        other -= load(pixels(code, code_strides, channels, b_y, b_x), inside, MASKED)
+    return tl.sum(load(pixels(a, a_strides, channels, a_y, a_x), inside, MASKED) * other, D_AXIS)
+
+
+@triton.jit
+def whole_product(
+    a, a_strides, a_y, a_x, b, b_strides, b_y, b_x, code, code_strides,
+    HEAD: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr, D_AXIS: tl.constexpr,
+    WIDE: tl.constexpr, HAS_CODE: tl.constexpr,
+):  # fmt: skip
+    """`part_product` over all parts of a head that is wider than a tile."""
+    total = part_product(
+        0, a, a_strides, a_y, a_x, b, b_strides, b_y, b_x, code, code_strides, HEAD, D, D_AXIS, WIDE, HAS_CODE
+    )
+    for part in range(1, PARTS):
+        total += part_product(
+            part, a, a_strides, a_y, a_x, b, b_strides, b_y, b_x, code, code_strides, HEAD, D, D_AXIS, WIDE, HAS_CODE
+        )
+    return total
 
 
 @triton.jit
