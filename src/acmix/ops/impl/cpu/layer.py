@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops.geometry import output_size
+from acmix.ops.impl.cpu.scratch import scratch
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 
 __all__ = ["layer", "layer_backward"]
@@ -31,7 +32,10 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
     chunks, together = _shares(batch, image)
-    projected = x.new_empty(_projected_shape(inputs, window, batch if keep else min(batch, chunks * together)))
+    if keep:
+        projected = x.new_empty(_projected_shape(inputs, window, batch))
+    else:
+        projected = scratch("projected", _projected_shape(inputs, window, min(batch, chunks * together)))
     tensors = x, query, key, value, bias, position, fc_weight, shift_weight, rate
     torch.ops.acmix_cpu.layer_forward(*tensors, out, projected, *window, inputs.scale(window), chunks, together)
     return out, projected if keep else None
@@ -68,7 +72,7 @@ def layer_backward(
         grads[-1] = torch.zeros_like(rate)
     kept = projected is not None
     torch.ops.acmix_cpu.layer_backward(
-        grad.contiguous(), *inputs, x.new_empty(shape) if projected is None else projected, kept, x.new_empty(shape),
-        *grads, *window, inputs.scale(window),
+        grad.contiguous(), *inputs, scratch("projected", shape) if projected is None else projected, kept,
+        scratch("gradients", shape), *grads, *window, inputs.scale(window),
     )  # fmt: skip
     return tuple(grads)
