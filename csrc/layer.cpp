@@ -5,13 +5,6 @@
 namespace acmix {
 namespace {
 
-// A kernel on all units of a call: shared by all threads, or by the calling one alone.
-template <class Call>
-void run(bool shared, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
-  if (shared) in_parallel(call, units, kernel);
-  else kernel(call, 0, units);
-}
-
 // All that is the same for all images of a forward pass.
 struct Forward {
   Sizes whole;

@@ -7,17 +7,34 @@
 namespace acmix {
 namespace {
 
-// The position's gradient [D, H, W]: the keys' gradients over images and heads, their signs turned; `adds` to what stands
-// there.
-void sum_position(const Sizes& s, const float* grad_keys, bool adds, float* to) {
+// From so many bytes of q, k and v on each image has sums of its own, which are added up in their order: threads can then
+// take images of their own. Of smaller ones all that are computed at a time share their sums.
+constexpr int64_t kApart = int64_t{1} << 20;
+constexpr int64_t kEven = 4;  // images for each thread from which on an uneven rest is small
+
+// The position's gradient [D, H, W] of some images: their keys' over heads, with the sign turned.
+void sum_position(const Sizes& s, bool shared, const float* grad_keys, float* to) {
   const int64_t map = s.width * s.pixels(), image = 3 * s.channels() * s.pixels();
-  torch::stable::parallel_for(0, map, 4096, [&](int64_t first, int64_t last) {
-    if (!adds) std::memset(to + first, 0, (last - first) * sizeof(float));
+  const auto sum = [&](int64_t first, int64_t last) {
+    std::memset(to + first, 0, (last - first) * sizeof(float));
     for (int64_t b = 0; b < s.batch; ++b) {
       for (int64_t n = 0; n < s.heads; ++n) {
         const float* from = grad_keys + b * image + n * map;
         for (int64_t i = first; i < last; ++i) to[i] -= from[i];
       }
+    }
+  };
+  if (shared) torch::stable::parallel_for(0, map, 4096, sum);
+  else sum(0, map);
+}
+
+// Sums of `count` entries over parts one behind the other; `adds` to what stands in `to`.
+void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, bool adds, float* to) {
+  torch::stable::parallel_for(0, count, 16384, [&](int64_t first, int64_t last) {
+    if (!adds) std::memset(to + first, 0, (last - first) * sizeof(float));
+    for (int64_t part = 0; part < number; ++part) {
+      const float* from = parts.data() + part * count;
+      for (int64_t i = first; i < last; ++i) to[i] += from[i];
     }
   });
 }
@@ -79,57 +96,74 @@ struct Backward {
   Sums sums;
   float *kept, *grad_projected;
   const float *x, *grad;
-  std::vector<float> of_kernels;  // of some images
-  std::vector<float> rates;       // [B, N]
+  int64_t kernels_size, position_size;    // 0 where these gradients are not wanted
+  std::vector<float> kernels, positions;  // shares of the sums, one behind the other
+  std::vector<float> rates;               // [B, N]
 
-  // Some images from `first` on.
-  void operator()(const Kernels& set, int64_t first, int64_t images) {
-    Sizes s = whole;
-    s.batch = images;
-    const int64_t image = 3 * s.channels() * s.pixels();
-    const float* const from = x + first * s.in_channels * s.pixels();
-    float* projected = kept + first * image;
-    if (again.out != nullptr) {
-      Product p = again;
-      p.images = images, p.x = from, projected = kept;
-      in_parallel(p, set.product_units(p), set.multiply);
+  int64_t image() const { return 3 * whole.channels() * whole.pixels(); }
+
+  // Images first..first + images; each stage by all threads, or all stages of an image by one.
+  void operator()(const Kernels& set, int64_t first, int64_t images, int64_t threads) {
+    const bool apart = image() * static_cast<int64_t>(sizeof(float)) >= kApart;
+    const int64_t parts = apart ? images : 1;
+    kernels.resize(parts * kernels_size), positions.resize(parts * position_size);
+    if (!apart) {
+      stages(set, true, first, 0, images);
+    } else if (threads > 1 && (images % threads == 0 || images >= kEven * threads)) {
+      torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) stages(set, false, first, i, 1);
+      });
+    } else {
+      for (int64_t i = 0; i < images; ++i) stages(set, true, first, i, 1);
     }
-    float* const given = const_cast<float*>(grad) + first * s.channels() * s.outputs();
-    if (windows.attention > 0) attend_back(set, s, first, projected, given);
-    if (windows.convolution > 0) convolve_back(set, s, first, projected, given);
-    if (back.out != nullptr) {
-      Product p = back;
-      p.images = images, p.out += first * p.out_image;
-      in_parallel(p, set.product_units(p), set.multiply);
-    }
-    RowProducts p{};
-    p.images = images, p.left_rows = 3 * s.channels(), p.right_rows = s.in_channels, p.pixels = s.pixels();
-    p.left = grad_projected, p.left_image = image, p.right = from, p.right_image = s.in_channels * s.pixels();
-    for (int i = 0; i < 3; ++i) p.parts[i] = sums.projections[i];
-    p.part_rows = s.channels(), p.sums = sums.bias, p.adds = first > 0;
-    in_parallel(p, set.row_product_units(p), set.multiply_rows);
+    sum_parts(kernels, parts, kernels_size, first > 0, sums.kernels);
+    sum_parts(positions, parts, position_size, first > 0, sums.position);
+    sum_projections(set, first, images);
   }
 
  private:
-  void attend_back(const Kernels& set, const Sizes& s, int64_t first, float* projected, float* given) {
-    Attention a = attention;
-    a.batch = s.batch, a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
-    a.grad = by_heads(s, given);
-    a.grad_q = part(s, grad_projected, 0), a.grad_k = part(s, grad_projected, 1), a.grad_v = part(s, grad_projected, 2);
-    a.grad_rate = rates.empty() ? nullptr : rates.data() + first * s.heads;
-    a.fills = true;
-    in_parallel(a, set.attention_backward_units(a), set.attention_backward);
-    if (sums.position != nullptr) sum_position(s, static_cast<const float*>(a.grad_k.data), first > 0, sums.position);
+  // All but the sums over images, of `count` images from the one on that is `offset` behind `first`.
+  void stages(const Kernels& set, bool shared, int64_t first, int64_t offset, int64_t count) {
+    Sizes s = whole;
+    s.batch = count;
+    float* projected = kept + (again.out == nullptr ? first + offset : offset) * image();
+    float* const grads = grad_projected + offset * image();
+    if (again.out != nullptr) {
+      Product p = again;
+      p.images = count, p.x += (first + offset) * p.x_image, p.out = projected;
+      run(shared, p, set.product_units(p), set.multiply);
+    }
+    float* const given = const_cast<float*>(grad) + (first + offset) * s.channels() * s.outputs();
+    if (windows.attention > 0) {
+      Attention a = attention;
+      a.batch = count, a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
+      a.grad = by_heads(s, given), a.fills = true;
+      a.grad_q = part(s, grads, 0), a.grad_k = part(s, grads, 1), a.grad_v = part(s, grads, 2);
+      a.grad_rate = rates.empty() ? nullptr : rates.data() + (first + offset) * s.heads;
+      run(shared, a, set.attention_backward_units(a), set.attention_backward);
+      float* const position = positions.data() + offset * position_size;
+      if (position_size > 0) sum_position(s, shared, static_cast<const float*>(a.grad_k.data), position);
+    }
+    if (windows.convolution > 0) {
+      GroupConvolution c = convolution;
+      c.batch = count, c.x = pieces(s, projected), c.grad = by_groups(s, given), c.grad_x = pieces(s, grads);
+      c.grad_weight = kernels.data() + offset * kernels_size;
+      run(shared, c, set.convolution_backward_units(c), set.convolution_backward);
+    }
+    if (back.out == nullptr) return;
+    Product p = back;
+    p.images = count, p.x = grads, p.out += (first + offset) * p.out_image;
+    run(shared, p, set.product_units(p), set.multiply);
   }
 
-  void convolve_back(const Kernels& set, const Sizes& s, int64_t first, float* projected, float* given) {
-    GroupConvolution c = convolution;
-    c.batch = s.batch, c.x = pieces(s, projected), c.grad = by_groups(s, given), c.grad_x = pieces(s, grad_projected);
-    c.grad_weight = of_kernels.data();
-    in_parallel(c, set.convolution_backward_units(c), set.convolution_backward);
-    torch::stable::parallel_for(0, static_cast<int64_t>(of_kernels.size()), 16384, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) sums.kernels[i] = of_kernels[i] + (first > 0 ? sums.kernels[i] : 0.0f);
-    });
+  void sum_projections(const Kernels& set, int64_t first, int64_t images) const {
+    const int64_t map = whole.in_channels * whole.pixels();
+    RowProducts p{};
+    p.images = images, p.left_rows = 3 * whole.channels(), p.right_rows = whole.in_channels, p.pixels = whole.pixels();
+    p.left = grad_projected, p.left_image = image(), p.right = x + first * map, p.right_image = map;
+    for (int i = 0; i < 3; ++i) p.parts[i] = sums.projections[i];
+    p.part_rows = whole.channels(), p.sums = sums.bias, p.adds = first > 0;
+    in_parallel(p, set.row_product_units(p), set.multiply_rows);
   }
 };
 
@@ -141,7 +175,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
                     Tensor grad_projected, const std::optional<Tensor> grad_x, Tensor grad_query, Tensor grad_key, Tensor grad_value,
                     const std::optional<Tensor> grad_bias, const std::optional<Tensor> grad_position, const std::optional<Tensor> grad_fc,
                     const std::optional<Tensor> grad_shift, const std::optional<Tensor> grad_rate, int64_t heads, int64_t window,
-                    int64_t stride, int64_t dilation, double scale) {
+                    int64_t stride, int64_t dilation, double scale, int64_t threads) {
   Sizes whole = sizes_of(x, grad, heads);
   const int64_t channels = whole.channels(), images = grad_projected.size(0), image = 3 * channels * whole.pixels();
   require(grad, "grad", whole.batch * channels * whole.outputs());
@@ -166,9 +200,12 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, data(grad_bias), data(grad_position), grad_kernels.data()};
   Backward backward{whole, windows, again, attention_of(whole, windows, scale, position, rate, data(projected)),
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
-                    data(grad_projected), data(x), data(grad), std::vector<float>(kernels_size),
+                    data(grad_projected), data(x), data(grad), kernels_size,
+                    window > 0 && grad_position.has_value() ? whole.width * whole.pixels() : 0, {}, {},
                     std::vector<float>(grad_rate.has_value() && window > 0 ? whole.batch * heads : 0)};
-  for (int64_t first = 0; first < whole.batch; first += images) backward(set, first, std::min(images, whole.batch - first));
+  for (int64_t first = 0; first < whole.batch; first += images) {
+    backward(set, first, std::min(images, whole.batch - first), threads);
+  }
   if (grad_fc.has_value() && grad_shift.has_value()) {
     require(*grad_fc, "grad_fc", fc->numel());
     require(*grad_shift, "grad_shift", shift->numel());
@@ -189,7 +226,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
         "Tensor? fc, Tensor? shift, Tensor? rate, Tensor(a!) projected, bool kept, Tensor(b!) grad_projected, Tensor(c!)? grad_x, "
         "Tensor(d!) grad_query, Tensor(e!) grad_key, Tensor(f!) grad_value, Tensor(g!)? grad_bias, Tensor(h!)? grad_position, "
         "Tensor(i!)? grad_fc, Tensor(j!)? grad_shift, Tensor(k!)? grad_rate, int heads, int window, int stride, int dilation, "
-        "float scale) -> ()");
+        "float scale, int threads) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CPU, m) { m.impl("layer_backward", TORCH_BOX(&acmix::layer_backward)); }

@@ -140,4 +140,11 @@ inline Product projection_of(const Sizes& s, const Tensor& x, const Tensor& quer
   return p;
 }
 
+// A kernel on all units of a call: shared by all threads, or by the calling one alone.
+template <class Call>
+void run(bool shared, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
+  if (shared) in_parallel(call, units, kernel);
+  else kernel(call, 0, units);
+}
+
 }  // namespace acmix

@@ -33,6 +33,8 @@ CASES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "strided dilation": (8, 12, 20, {"dilation": 2, "stride": 2}),
     "wide window": (8, 12, 12, {"kernel_att": 9}),
     "five taps": (8, 9, 12, {"kernel_conv": 5, "num_heads": 2}),
+    "large": (32, 56, 52, {"kernel_att": 3}),
+    "large, stride 2": (32, 57, 52, {"kernel_att": 3, "stride": 2}),
     "no biases": (8, 9, 12, {"bias": False, "position": False}),
     "one rate": (8, 9, 12, {"rates": "alpha,1-alpha", "conv_bias": True}),
     "no rates": (8, 9, 12, {"rates": "1,1"}),
@@ -133,9 +135,10 @@ def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, m
     assert worse == {}
 
 
-def test_any_number_of_threads_gives_the_same_bits() -> None:
+@pytest.mark.parametrize("shape", [(3, 24, 21, 18), (4, 24, 70, 55), (5, 24, 70, 55)], ids=str)
+def test_any_number_of_threads_gives_the_same_bits(shape: tuple[int, ...]) -> None:
     layer = made(24, {"position": False})  # whose code is torch's own convolution
-    x = torch.randn(3, 24, 21, 18)
+    x = torch.randn(shape)
     grad = torch.randn_like(layer(x))
     before, runs = torch.get_num_threads(), []
     try:

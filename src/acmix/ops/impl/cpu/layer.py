@@ -16,8 +16,10 @@ _FORWARD_BYTES = 3 * 2**20
 # The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
-# More in the backward pass, since its units are larger.
+# More in the backward pass, since its units are larger, and of images that are so large that each thread takes its own.
 _BACKWARD_BYTES = 4 * 2**20
+_LARGE = 2**20
+_LARGE_BYTES = 5 * 2**20
 
 
 def _dense(inputs: LayerInputs) -> LayerInputs:
@@ -63,7 +65,8 @@ def layer_backward(
     """
     inputs = _dense(inputs)
     x, rate = inputs.x, inputs.rate
-    images = max(1, min(len(x), _BACKWARD_BYTES // (x.element_size() * math.prod(_projected_shape(inputs, window, 1)))))
+    image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
+    images = max(1, min(len(x), (_BACKWARD_BYTES if image < _LARGE else _LARGE_BYTES) // image))
     shape = _projected_shape(inputs, window, images)
     grads = [None if given is None else torch.empty_like(given) for given in inputs]
     if not wants_x:
@@ -73,6 +76,6 @@ def layer_backward(
     kept = projected is not None
     torch.ops.acmix_cpu.layer_backward(
         grad.contiguous(), *inputs, scratch("projected", shape) if projected is None else projected, kept,
-        scratch("gradients", shape), *grads, *window, inputs.scale(window),
+        scratch("gradients", shape), *grads, *window, inputs.scale(window), torch.get_num_threads(),
     )  # fmt: skip
     return tuple(grads)
