@@ -186,6 +186,7 @@ ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float
   for (int64_t d = 0; d < width; ++d) {
     for (int64_t r = 0; r < t.rows; ++r) {
       const float* line = from.data + (t.y + r) * STEP * from.row + d * from.channel;
+      __builtin_prefetch(line + kGroup * STEP * from.row + STEP * x + kMaskLanes / 2);  // of the tile below
       store(to + r * row + d * channel, read_apart<STEP>(line, x, columns, t.own) * factor);
     }
   }

@@ -16,7 +16,8 @@ _FORWARD_BYTES = 3 * 2**20
 # The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
-# More in the backward pass, since its units are larger, and of images that are so large that each thread takes its own.
+# The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where q,
+# k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
 _BACKWARD_BYTES = 4 * 2**20
 _LARGE = 2**20
 _LARGE_BYTES = 5 * 2**20
@@ -66,7 +67,8 @@ def layer_backward(
     inputs = _dense(inputs)
     x, rate = inputs.x, inputs.rate
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    images = max(1, min(len(x), (_BACKWARD_BYTES if image < _LARGE else _LARGE_BYTES) // image))
+    large = image if projected is None else _LARGE_BYTES
+    images = max(1, min(len(x), (_BACKWARD_BYTES if image < _LARGE else large) // image))
     shape = _projected_shape(inputs, window, images)
     grads = [None if given is None else torch.empty_like(given) for given in inputs]
     if not wants_x:
