@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
-.PHONY: help demo demo-detection demo-segmentation test test-all lint format figures models-page readme-figure bench bench-cuda bench-page dense-page clean
+.PHONY: help demo demo-detection demo-segmentation test test-all check-kernels lint format figures models-page readme-figure bench bench-cuda bench-page dense-page clean
 help:
 	@echo "make demo         train ACmix and its two controls on embedded handwriting, draw what they learned"
 	@echo "make demo-detection     Mask R-CNN on composed scenes of these digits: boxes and masks"
 	@echo "make demo-segmentation  Semantic FPN on the same scenes: a class for each pixel"
 	@echo "make test         the test suite"
 	@echo "make test-all     the test suite and its slow, full-depth part"
+	@echo "make check-kernels  the native kernels without torch, on hostile cases: as installed, then under sanitizers"
 	@echo "make lint         ruff, ruff format, mypy --strict"
 	@echo "make figures      draw the figures of docs/ again; after make demo, make readme-figure takes README.md's from it"
 	@echo "make bench        measure everything on the CPU for benchmarks/; OFFICIAL=FOLDER adds the authors' code"
@@ -42,6 +43,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m ''
+
+check-kernels: $(STAMP)
+	$(BIN)/python scripts/check_kernels.py
+	$(BIN)/python scripts/check_kernels.py --sanitize address,undefined
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

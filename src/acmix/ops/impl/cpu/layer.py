@@ -16,8 +16,8 @@ _FORWARD_BYTES = 3 * 2**20
 # The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
-# The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where q,
-# k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
+# The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where
+# q, k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
 _BACKWARD_BYTES = 4 * 2**20
 _LARGE = 2**20
 _LARGE_BYTES = 5 * 2**20

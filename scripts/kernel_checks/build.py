@@ -1,0 +1,88 @@
+"""Programs that run the kernels of one instruction set without torch; flags as CMakeLists.txt has them."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "csrc"
+INCLUDED = SOURCES / "check" / "masked_lanes.h"
+
+
+class Build(NamedTuple):
+    """How programs are compiled and run: "" for no sanitizers, "" for the optimisation that is installed."""
+
+    folder: Path
+    compiler: str
+    sanitize: str
+    optimise: str
+    run: str
+
+    def machine(self) -> str:
+        return self.output("-dumpmachine").strip()
+
+    def output(self, option: str) -> str:
+        return subprocess.run([self.compiler, option], check=True, capture_output=True, text=True).stdout
+
+    def is_gcc(self) -> bool:
+        return "clang" not in self.output("--version")
+
+
+class InstructionSet(NamedTuple):
+    name: str
+    flags: tuple[str, ...]
+
+
+def instruction_sets(for_x86: bool) -> dict[str, InstructionSet]:
+    """By name, with what CMakeLists.txt gives to each."""
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    found = {}
+    for name, vector_bytes, options in re.findall(
+        r"^ *acmix_instruction_set\((\w+) (\d+) ?(.*)\)$", text, re.MULTILINE
+    ):
+        flags = [f"-DACMIX_ISA={name}", f"-DACMIX_VECTOR_BYTES={vector_bytes}", *shlex.split(options)]
+        if name == "portable" and for_x86:
+            flags += ["-DACMIX_SMALL", "-Os"]
+        if name == "portable" or for_x86:
+            found[name] = InstructionSet(name, tuple(flags))
+    return found
+
+
+def common_flags(build: Build) -> list[str]:
+    """Those of the installed library, or of one that is watched."""
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    release, of_gcc, of_others = re.findall(r'CMAKE_CXX_FLAGS_RELEASE "(.*)"\)', text)
+    flags = ["-std=gnu++17", *shlex.split(release), *shlex.split(of_gcc if build.is_gcc() else of_others)]
+    if build.sanitize:
+        flags += [f"-fsanitize={build.sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"]
+    return flags
+
+
+def compiled(build: Build, instructions: InstructionSet) -> Path:
+    """The program, with the kernels of that instruction set in it."""
+    build.folder.mkdir(parents=True, exist_ok=True)
+    kernels, program = (build.folder / f"{part}_{instructions.name}" for part in ("kernels.o", "check"))
+    common = [*common_flags(build), "-Wall", "-Wextra", "-Wno-psabi"]
+    optimise = [f"-O{build.optimise}"] if build.optimise else []
+    options = [*common, *instructions.flags, *optimise, *watching_flags(build)]
+    compile_one(build, [*options, "-c", SOURCES / "kernels.cpp", "-o", kernels])
+    options = [*common, f"-DACMIX_ISA={instructions.name}", "-O1", "-pthread"]
+    compile_one(build, [*options, SOURCES / "check" / "driver.cpp", kernels, "-o", program])
+    return program
+
+
+def watching_flags(build: Build) -> list[str | Path]:
+    """Of kernels that sanitizers watch."""
+    flags: list[str | Path] = ["-include", INCLUDED] if build.sanitize else []
+    if "address" in build.sanitize:
+        # Calls instead of code in place before each access: AVX2 compiles in half the time.
+        calls = "asan-instrumentation-with-call-threshold=0"
+        flags += [f"--param={calls}"] if build.is_gcc() else ["-mllvm", f"-{calls}"]
+    return flags
+
+
+def compile_one(build: Build, arguments: Sequence[str | Path]) -> None:
+    subprocess.run([build.compiler, *arguments], check=True)
