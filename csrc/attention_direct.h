@@ -125,7 +125,7 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   constexpr int64_t lanes = kMaskLanes;
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
-  const int64_t unit_rows = forward_rows(a), blocks = (a.out_height + unit_rows - 1) / unit_rows;
+  const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
   const int64_t packed_size = least((unit_rows - 1) * S + K, a.height) * a.width * plan.pitch;
   using Memory = Scratch<float>;
   Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kGroup * K * K * lanes) + 2 * Memory::size_of(packed_size));
@@ -136,7 +136,7 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   const Rows code(a.position, 0, 0), nothing(nullptr, 0, 0);
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
-    const int64_t top = unit % blocks * unit_rows, bottom = least(top + unit_rows, a.out_height);
+    const int64_t top = a.top + unit % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
     const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, first, last, packed_keys);
     const Rows values = pack_direct(plan, Rows(a.v, batch, head), nothing, first, last, packed_values);

@@ -11,8 +11,8 @@ constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: th
 inline int64_t forward_rows(const Attention& a) {
   const int64_t row_bytes = 2 * a.width * (a.columns + (a.kernel - 1) * a.dilation) * 4;
   const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / kGroup * kGroup;
-  const int64_t most = fitting < 8 ? 8 : fitting, blocks = (a.out_height + most - 1) / most;
-  return round_up((a.out_height + blocks - 1) / blocks, kGroup);
+  const int64_t most = fitting < 8 ? 8 : fitting, all = a.bottom - a.top, blocks = (all + most - 1) / most;
+  return round_up((all + blocks - 1) / blocks, kGroup);
 }
 
 // Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.
@@ -55,9 +55,9 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
 }
 
 inline int64_t attention_forward_units(const Attention& a) {
-  if (a.out_height == 0 || a.out_columns == 0) return 0;
+  if (a.bottom == a.top || a.out_columns == 0) return 0;
   const int64_t rows = forward_rows(a);
-  return a.batch * a.heads * ((a.out_height + rows - 1) / rows);
+  return a.batch * a.heads * ((a.bottom - a.top + rows - 1) / rows);
 }
 
 // Queries of output rows `row`.., [rows][D][line], times `factor`; what lies behind them stays zero.
@@ -175,10 +175,10 @@ void attention_forward(const Attention& a, int64_t first_unit, int64_t last_unit
   T* const values = scratch.take(most_rows * row_size);
   T* const weights = scratch.take(kGroup * taps * lanes);
   QueryRows<T> queries(a, unit_rows, plan.columns);
-  const int64_t blocks = (a.out_height + unit_rows - 1) / unit_rows;
+  const int64_t blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
-    const int64_t top = unit % blocks * unit_rows, height = least(unit_rows, a.out_height - top);
+    const int64_t top = a.top + unit % blocks * unit_rows, height = least(unit_rows, a.bottom - top);
     const int64_t key_rows = (height - 1) * a.stride + 2 * plan.reach + 1;
     plan.pack(a.k, batch, head, top * a.stride, key_rows, true, static_cast<T>(a.scale * kLog2E), keys);
     plan.pack(a.v, batch, head, top * a.stride, key_rows, false, T(1), values);

@@ -147,7 +147,7 @@ void convolve_rows(const Walk& walk, const T* packed, const T* weights, int64_t 
 }
 
 inline int64_t convolution_blocks(const GroupConvolution& c) {
-  return (c.out_height + kConvolutionRows - 1) / kConvolutionRows;
+  return (c.bottom - c.top + kConvolutionRows - 1) / kConvolutionRows;
 }
 
 inline int64_t convolution_forward_units(const GroupConvolution& c) { return c.groups * c.batch * convolution_blocks(c); }
@@ -167,7 +167,7 @@ void convolution_forward(const GroupConvolution& c, int64_t first_unit, int64_t 
   int64_t arranged = -1;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    const int64_t top = unit % blocks * kConvolutionRows, rows = least(kConvolutionRows, c.out_height - top);
+    const int64_t top = c.top + unit % blocks * kConvolutionRows, rows = least(kConvolutionRows, c.bottom - top);
     if (group != arranged) arrange(static_cast<const T*>(c.weight) + group * size, c.outputs, plan.inputs, plan.taps(), weights);
     arranged = group;
     plan.pack(batch, group, top * c.stride, plan.rows_read(rows), packed);

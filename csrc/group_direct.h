@@ -118,7 +118,7 @@ inline void convolution_forward_direct(const GroupConvolution& c, int64_t first_
   int64_t arranged = -1;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    const int64_t top = unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.out_height);
+    const int64_t top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
     if (group != arranged) arrange(static_cast<const float*>(c.weight) + group * size, c.outputs, c.pieces, 9, weights);
     arranged = group;
     const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1] - s[3] - 1;

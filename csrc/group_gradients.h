@@ -218,6 +218,7 @@ void turned_convolution(const GroupConvolution& c, int64_t first_group, int64_t 
   call.pieces = c.outputs;
   call.outputs = c.pieces;
   call.ones = false;
+  call.top = 0, call.bottom = call.out_height;
   call.x = c.grad;
   call.out = c.grad_x;
   call.weight = turned;

@@ -1,5 +1,8 @@
 // The whole layer in float32, projections included: what one stage writes, the next one finds in the cache, and the two
 // paths write and read the same memory.
+#include <algorithm>
+#include <cstring>
+
 #include "layer_parts.h"
 
 namespace acmix {
@@ -13,24 +16,70 @@ struct Forward {
   Attention attention;
   GroupConvolution convolution;
   float* out;
+  int64_t capacity;  // rows of a map that `projected` holds
 
   // Some images from `first` on; q, k and v go to `projected`.
   void operator()(const Kernels& set, bool shared, int64_t first, int64_t images, float* projected) const {
+    if (capacity < whole.height) return in_strips(set, shared, first, projected);
+    project(set, shared, first, images, 0, whole.height, projected);
+    aggregate(set, shared, first, images, 0, whole.out_height, projected);
+  }
+
+ private:
+  // One image, as many rows at a time as there is room for; the rows that the next ones see as well move to the front.
+  void in_strips(const Kernels& set, bool shared, int64_t image, float* projected) const {
+    const int64_t halo = std::max(windows.attention, windows.convolution) / 2 * windows.dilation, stride = windows.stride;
+    int64_t first = 0, last = 0;  // the rows that are there
+    for (int64_t top = 0, bottom; top < whole.out_height; top = bottom) {
+      const int64_t from = std::max<int64_t>(0, top * stride - halo);
+      bottom = std::min(whole.out_height, (from + capacity - 1 - halo) / stride + 1);
+      if (from + capacity >= whole.height) bottom = whole.out_height;
+      const int64_t to = std::min(whole.height, (bottom - 1) * stride + halo + 1);
+      if (from > first) move_rows(shared, from - first, last - from, projected);
+      float* const base = projected - from * whole.columns;  // where the map's first row would stand
+      if (to > last) project(set, shared, image, 1, last, to, base);
+      first = from, last = std::max(last, to);
+      aggregate(set, shared, image, 1, top, bottom, base);
+    }
+  }
+
+  void move_rows(bool shared, int64_t by, int64_t rows, float* projected) const {
+    const int64_t columns = whole.columns;
+    const auto move = [&](int64_t first, int64_t last) {
+      for (int64_t plane = first; plane < last && rows > 0; ++plane) {
+        float* const to = projected + plane * capacity * columns;
+        std::memmove(to, to + by * columns, rows * columns * sizeof(float));
+      }
+    };
+    if (shared) torch::stable::parallel_for(0, 3 * whole.channels(), 8, move);
+    else move(0, 3 * whole.channels());
+  }
+
+  // Stage I on rows top..bottom of the map.
+  void project(const Kernels& set, bool shared, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
+    const int64_t offset = top * whole.columns, map = capacity * whole.columns;
+    Product p = product;
+    p.images = images, p.pixels = (bottom - top) * whole.columns;
+    p.x += first * p.x_image + offset;
+    p.out = projected + offset, p.out_image = 3 * whole.channels() * map, p.out_row = map;
+    run(shared, p, set.product_units(p), set.multiply);
+  }
+
+  // Both paths, on rows top..bottom of the output.
+  void aggregate(const Kernels& set, bool shared, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
     Sizes s = whole;
     s.batch = images;
-    Product p = product;
-    p.images = images, p.x += first * p.x_image, p.out = projected;
-    run(shared, p, set.product_units(p), set.multiply);
+    const int64_t map = capacity * s.columns;
     float* const to = out + first * s.channels() * s.outputs();
     if (windows.attention > 0) {
       Attention a = attention;
-      a.batch = images, a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
-      a.out = by_heads(s, to);
+      a.batch = images, a.top = top, a.bottom = bottom, a.out = by_heads(s, to);
+      a.q = part(s, projected, 0, map), a.k = part(s, projected, 1, map), a.v = part(s, projected, 2, map);
       run(shared, a, set.attention_forward_units(a), set.attention_forward);
     }
     if (windows.convolution > 0) {
       GroupConvolution c = convolution;
-      c.batch = images, c.x = pieces(s, projected), c.out = by_groups(s, to);
+      c.batch = images, c.top = top, c.bottom = bottom, c.x = pieces(s, projected, map), c.out = by_groups(s, to);
       run(shared, c, set.convolution_forward_units(c), set.convolution_forward);
     }
   }
@@ -38,13 +87,13 @@ struct Forward {
 
 // `together` images at a time. With `chunks` > 1 the batch is cut into as many parts and each thread goes through all
 // stages of its own: what it writes is in its own cache when it reads it. `projected` holds the whole batch, or what all
-// chunks need at a time, and is then used again and again.
+// chunks need at a time, and is then used again and again; or fewer rows than a map has, of one image for each chunk.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> bias, const std::optional<Tensor> position, const std::optional<Tensor> fc,
                    const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, int64_t heads,
                    int64_t window, int64_t stride, int64_t dilation, double scale, int64_t chunks, int64_t together) {
   const Sizes whole = sizes_of(x, out, heads);
-  const int64_t batch = whole.batch, image = 3 * whole.channels() * whole.pixels();
+  const int64_t batch = whole.batch, capacity = projected.size(4), image = 3 * whole.channels() * capacity * whole.columns;
   require(out, "out", batch * whole.channels() * whole.outputs());
   const Kernels& set = acmix::kernels();
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
@@ -53,8 +102,10 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   const std::unique_ptr<float[]> panels = arranged(set, p);
   float* const kept = data(projected);
   const Forward forward{whole, windows, p, attention_of(whole, windows, scale, position, rate, kept),
-                        convolution_of(whole, windows, kernels.get(), kept), data(out)};
-  const bool keeps = projected.size(0) == batch;
+                        convolution_of(whole, windows, kernels.get(), kept), data(out), capacity};
+  const bool keeps = projected.size(0) == batch && capacity == whole.height;
+  const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
+  STD_TORCH_CHECK(capacity == whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
   STD_TORCH_CHECK(keeps || projected.size(0) >= chunks * together, "acmix_cpu: too few images in projected");
   const auto chunk = [&](int64_t number, bool shared) {
     const int64_t end = batch * (number + 1) / chunks;

@@ -34,22 +34,26 @@ inline View view(float* from, int64_t image, int64_t outer, int64_t inner, int64
   return View{from, Dtype::float32, {image, outer, inner, row, 1}};
 }
 
-// One of q, k, v, or their gradients, as [B, N, D, H, W].
-inline View part(const Sizes& s, float* projected, int64_t number) {
-  const int64_t map = s.pixels(), channels = s.channels();
+// One of q, k, v, or their gradients, as [B, N, D, H, W]; `map` entries from channel to channel.
+inline View part(const Sizes& s, float* projected, int64_t number, int64_t map) {
+  const int64_t channels = s.channels();
   return view(projected + number * channels * map, 3 * channels * map, s.width * map, map, s.columns);
 }
 
+inline View part(const Sizes& s, float* projected, int64_t number) { return part(s, projected, number, s.pixels()); }
+
 // All of them as [B, D, P, H, W].
-inline View pieces(const Sizes& s, float* projected) {
-  return view(projected, 3 * s.channels() * s.pixels(), s.pixels(), s.width * s.pixels(), s.columns);
+inline View pieces(const Sizes& s, float* projected, int64_t map) {
+  return view(projected, 3 * s.channels() * map, map, s.width * map, s.columns);
 }
+
+inline View pieces(const Sizes& s, float* projected) { return pieces(s, projected, s.pixels()); }
 
 inline Attention attention_of(const Sizes& s, const Window& window, double scale, const std::optional<Tensor>& position,
                               const std::optional<Tensor>& rate, float* projected) {
   Attention a{};
   a.batch = s.batch, a.heads = s.heads, a.width = s.width, a.height = s.height, a.columns = s.columns;
-  a.out_height = s.out_height, a.out_columns = s.out_columns;
+  a.out_height = s.out_height, a.out_columns = s.out_columns, a.top = 0, a.bottom = s.out_height;
   a.kernel = window.attention, a.stride = window.stride, a.dilation = window.dilation, a.scale = scale;
   a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
   if (position.has_value()) require(*position, "position", s.width * s.pixels());
@@ -87,6 +91,7 @@ inline GroupConvolution convolution_of(const Sizes& s, const Window& window, con
   GroupConvolution c{};
   c.batch = s.batch, c.groups = s.width, c.pieces = 3 * s.heads, c.outputs = s.heads;
   c.height = s.height, c.columns = s.columns, c.out_height = s.out_height, c.out_columns = s.out_columns;
+  c.top = 0, c.bottom = s.out_height;
   c.kernel = window.convolution, c.stride = window.stride, c.dilation = window.dilation, c.adds = window.attention > 0;
   c.x = pieces(s, projected), c.weight = kernels;
   return c;
@@ -132,7 +137,7 @@ inline Product projection_of(const Sizes& s, const Tensor& x, const Tensor& quer
   const int64_t channels = s.channels(), map = s.pixels();
   Product p = product_of(s, query, key, value);
   require(x, "x", s.batch * s.in_channels * map);
-  require(projected, "projected", projected.size(0) * 3 * channels * map);
+  require(projected, "projected", projected.size(0) * 3 * channels * projected.size(4) * s.columns);
   if (bias.has_value()) require(*bias, "bias", 3 * channels);
   p.rows = 3 * channels, p.depth = s.in_channels, p.bias = data(bias);
   p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;

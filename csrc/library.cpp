@@ -17,6 +17,7 @@ acmix::Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
   acmix::Attention a{};
   a.batch = q.size(0), a.heads = q.size(1), a.width = q.size(2), a.height = q.size(3), a.columns = q.size(4);
   a.out_height = rows.size(3), a.out_columns = rows.size(4);
+  a.top = 0, a.bottom = a.out_height;
   a.kernel = kernel, a.stride = stride, a.dilation = dilation, a.scale = scale;
   a.q = view_of(q), a.k = view_of(k), a.v = view_of(v);
   if (position.has_value()) a.position = view_of(*position);
@@ -46,6 +47,7 @@ acmix::GroupConvolution convolution_of(const Tensor& x, const Tensor& weight, co
   acmix::GroupConvolution c{};
   c.batch = x.size(0), c.groups = x.size(1), c.pieces = x.size(2), c.height = x.size(3), c.columns = x.size(4);
   c.outputs = rows.size(2), c.out_height = rows.size(3), c.out_columns = rows.size(4);
+  c.top = 0, c.bottom = c.out_height;
   c.kernel = weight.size(3), c.stride = stride, c.dilation = dilation, c.ones = ones;
   c.x = view_of(x), c.weight = weight.data_ptr();
   return c;
@@ -76,7 +78,7 @@ std::string instruction_sets() {
 }
 
 // What these operators take and give, as a number: the Python beside this library knows which one it needs.
-constexpr int64_t kInterface = 4;
+constexpr int64_t kInterface = 5;
 
 int64_t interface() { return kInterface; }
 

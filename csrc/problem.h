@@ -16,6 +16,7 @@ struct View {
 // Window attention; `scale` multiplies the logits.
 struct Attention {
   int64_t batch, heads, width, height, columns, out_height, out_columns;
+  int64_t top, bottom;  // the output rows that the forward pass computes
   int64_t kernel, stride, dilation;
   double scale;
   View q, k, v, out;
@@ -33,6 +34,7 @@ struct Attention {
 // computing dtype. With `ones`, a piece of ones stands behind the others: a bias that zero padding cuts at the border.
 struct GroupConvolution {
   int64_t batch, groups, pieces, outputs, height, columns, out_height, out_columns;
+  int64_t top, bottom;  // the output rows that the forward pass computes
   int64_t kernel, stride, dilation;
   bool ones;
   bool adds;  // to what stands in `out`, or in `grad_x`; else it is written over

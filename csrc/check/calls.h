@@ -53,6 +53,7 @@ inline Attention attention_of(const Case& c, const Placed& at) {
   const std::vector<int64_t>& n = c.numbers;
   Attention a{};
   a.batch = n[0], a.heads = n[1], a.width = n[2], a.height = n[3], a.columns = n[4], a.out_height = n[5], a.out_columns = n[6];
+  a.top = 0, a.bottom = a.out_height;
   a.kernel = n[7], a.stride = n[8], a.dilation = n[9], a.fills = n[10] != 0, a.scale = c.scale;
   a.q = at.view(0), a.k = at.view(1), a.v = at.view(2), a.out = at.view(3), a.position = at.view(4), a.rate = at.data(5);
   a.grad = at.view(6), a.grad_q = at.view(7), a.grad_k = at.view(8), a.grad_v = at.view(9), a.grad_rate = at.data(10);
@@ -63,7 +64,7 @@ inline GroupConvolution convolution_of(const Case& c, const Placed& at) {
   const std::vector<int64_t>& n = c.numbers;
   GroupConvolution g{};
   g.batch = n[0], g.groups = n[1], g.pieces = n[2], g.outputs = n[3], g.height = n[4], g.columns = n[5];
-  g.out_height = n[6], g.out_columns = n[7], g.kernel = n[8], g.stride = n[9], g.dilation = n[10];
+  g.out_height = n[6], g.out_columns = n[7], g.top = 0, g.bottom = n[6], g.kernel = n[8], g.stride = n[9], g.dilation = n[10];
   g.ones = n[11] != 0, g.adds = n[12] != 0;
   g.x = at.view(0), g.out = at.view(1), g.weight = at.data(2);
   g.grad = at.view(3), g.grad_x = at.view(4), g.grad_weight = at.data(5);

@@ -151,6 +151,47 @@ def test_any_number_of_threads_gives_the_same_bits(shape: tuple[int, ...]) -> No
         assert {name for name, found in runs[0].items() if not torch.equal(found, other[name])} == set()
 
 
+@pytest.mark.parametrize("room", [1, 12_000, 24_000])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    ("size", "batch", "options"),
+    [
+        ((40, 21), 1, {}),
+        ((41, 21), 3, {"stride": 2}),
+        ((50, 17), 2, {"kernel_att": 5, "dilation": 2}),
+        ((43, 19), 4, {"kernel_att": 3, "kernel_conv": 5, "stride": 3}),
+        ((33, 9), 1, {"kernel_att": 9, "paths": "attention"}),
+        ((33, 9), 2, {"paths": "convolution", "stride": 2}),
+    ],
+    ids=str,
+)
+def test_large_maps_are_computed_in_strips_to_the_same_bits(
+    size: tuple[int, int],
+    batch: int,
+    options: dict[str, Any],
+    instructions: str,
+    room: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = made(8, options)
+    x = torch.randn(batch, 8, *size)
+    native_layer = sys.modules["acmix.ops.impl.cpu.layer"]
+    shapes = []
+    scratch = native_layer.scratch
+    monkeypatch.setattr(native_layer, "scratch", lambda name, shape: shapes.append(shape) or scratch(name, shape))
+    with using(FastBackend("cpu", instructions)), torch.no_grad():
+        whole = layer(x)
+        for name in ("_STRIP_BYTES", "_THREAD_BYTES", "_FORWARD_BYTES"):
+            monkeypatch.setattr(native_layer, name, room if name == "_STRIP_BYTES" else 1)
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                assert torch.equal(whole, layer(x))
+        finally:
+            torch.set_num_threads(1)
+    assert shapes[0][4] == size[0] > max(shape[4] for shape in shapes[1:])
+
+
 @pytest.mark.parametrize("name", ["x", *(name for name, _ in ACmix(8, 8).named_parameters())])
 def test_each_gradient_alone(name: str) -> None:
     layer = made(8, {"kernel_att": 3})

@@ -16,6 +16,9 @@ _FORWARD_BYTES = 3 * 2**20
 # The same for each thread where it has images of its own. From so many images for each on, an uneven rest is small.
 _THREAD_BYTES = 3 * 2**19
 _EVEN = 8
+# Of a larger image, so much is there at a time for all threads, and rows enough for so many of the output.
+_STRIP_BYTES = 6 * 2**20
+_STRIP_ROWS = 8
 # The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where
 # q, k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
 _BACKWARD_BYTES = 4 * 2**20
@@ -33,12 +36,15 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     batch, _, height, width = x.shape
     channels, stride = query.shape[0], window.stride
     out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
-    image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    chunks, together = _shares(batch, image)
+    shape = _projected_shape(inputs, window, 1)
+    chunks, together = _shares(batch, x.element_size() * math.prod(shape))
     if keep:
-        projected = x.new_empty(_projected_shape(inputs, window, batch))
+        projected = x.new_empty((batch, *shape[1:]))
     else:
-        projected = scratch("projected", _projected_shape(inputs, window, min(batch, chunks * together)))
+        kernel = 0 if shift_weight is None else shift_weight.shape[3]
+        rows = height if together > 1 else _rows(shape, chunks, window, kernel)
+        images = min(batch, chunks * together)
+        projected = scratch("projected", (images, *shape[1:4], rows, width))
     tensors = x, query, key, value, bias, position, fc_weight, shift_weight, rate
     torch.ops.acmix_cpu.layer_forward(*tensors, out, projected, *window, inputs.scale(window), chunks, together)
     return out, projected if keep else None
@@ -50,6 +56,14 @@ def _shares(batch: int, image: int) -> tuple[int, int]:
     if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads):
         return threads, max(1, min(-(-batch // threads), _THREAD_BYTES // image))
     return 1, max(1, min(batch, _FORWARD_BYTES // image))
+
+
+def _rows(shape: tuple[int, ...], chunks: int, window: LayerWindow, kernel_conv: int) -> int:
+    """Rows of q, k and v that each chunk has at a time: all of a map, or some of a large one."""
+    height, threads = shape[4], torch.get_num_threads()
+    room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // chunks
+    reach = max(window.kernel_size, kernel_conv) // 2 * window.dilation
+    return min(height, max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride))
 
 
 def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:

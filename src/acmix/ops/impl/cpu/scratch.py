@@ -11,8 +11,9 @@ from torch import Tensor
 
 __all__ = ["scratch"]
 
-# Bytes of one buffer that is kept; what is larger is new for each call, and given back.
+# Bytes of one buffer that is kept, or for each of torch's threads; what is larger is new for each call, and given back.
 _MOST = 6 * 2**20
+_MOST_OF_A_THREAD = 3 * 2**19
 
 _threads = threading.local()
 
@@ -27,7 +28,7 @@ def scratch(name: str, shape: tuple[int, ...]) -> Tensor:
     entries = math.prod(shape)
     # A buffer that was made for inference alone could not be written to elsewhere.
     with torch.inference_mode(False):
-        if 4 * entries > _MOST:
+        if 4 * entries > max(_MOST, _MOST_OF_A_THREAD * torch.get_num_threads()):
             return torch.empty(shape, dtype=torch.float32, device="cpu")
         kept: Tensor | None = getattr(_threads, name, None)
         if kept is None or kept.numel() < entries:
