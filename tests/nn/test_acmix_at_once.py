@@ -183,12 +183,13 @@ def test_large_maps_are_computed_in_strips_to_the_same_bits(
         whole = layer(x)
         for name in ("_STRIP_BYTES", "_THREAD_BYTES", "_FORWARD_BYTES"):
             monkeypatch.setattr(native_layer, name, room if name == "_STRIP_BYTES" else 1)
+        before = torch.get_num_threads()
         try:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
                 assert torch.equal(whole, layer(x))
         finally:
-            torch.set_num_threads(1)
+            torch.set_num_threads(before)
     assert shapes[0][4] == size[0] > max(shape[4] for shape in shapes[1:])
 
 
