@@ -7,7 +7,9 @@ from torch import Tensor
 
 from acmix.ops.impl import cpu
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
+from acmix.ops.library import or_empty
 from acmix.ops.library_layer import layer_backward_op
+from acmix.ops.tracing import is_watched
 
 __all__ = ["direct_layer"]
 
@@ -15,11 +17,17 @@ _COUNT = len(LayerInputs._fields)
 _NO_OPTIONS = (None, None)
 
 
+def _is_special(grad: Tensor, *inputs: Tensor | None) -> bool:
+    """Whether the backward pass has to be an op that torch knows: to be watched, or mapped over many gradients."""
+    return is_watched(grad, *inputs) or grad._is_zerotensor() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 class _DirectLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, window: LayerWindow, keep: bool, *inputs: Tensor | None) -> Tensor:
         out, projected = cpu.layer(LayerInputs._make(inputs), window, keep)
-        ctx.save_for_backward(*inputs, projected)
+        # As many tensors as the op saves: a checkpoint may go one way and come back the other.
+        ctx.save_for_backward(*inputs, or_empty(projected, out))
         ctx.set_materialize_grads(False)
         ctx.window = window
         return out
@@ -31,12 +39,11 @@ class _DirectLayer(torch.autograd.Function):
         wanted = ctx.needs_input_grad[len(_NO_OPTIONS) :]
         if grad is None:
             return (*_NO_OPTIONS, *(None,) * _COUNT)
-        if torch.is_grad_enabled():
-            # What is differentiated again has to be an op that torch knows.
-            kept = grad.new_empty(0) if projected is None else projected
-            found = layer_backward_op(grad, *inputs, kept, *ctx.window, wanted[0])
+        if torch.is_grad_enabled() or _is_special(grad, *inputs):
+            found = layer_backward_op(grad, *inputs, projected, *ctx.window, wanted[0])
         else:
-            found = cpu.layer_backward(grad, LayerInputs._make(inputs), projected, ctx.window, wanted[0])
+            kept = projected if projected.numel() else None
+            found = cpu.layer_backward(grad, LayerInputs._make(inputs), kept, ctx.window, wanted[0])
         chosen = zip(wanted, inputs, found, strict=True)
         return (*_NO_OPTIONS, *(None if x is None or not needed else of_x for needed, x, of_x in chosen))
 

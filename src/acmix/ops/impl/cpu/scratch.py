@@ -28,7 +28,10 @@ def scratch(name: str, shape: tuple[int, ...]) -> Tensor:
     entries = math.prod(shape)
     # A buffer that was made for inference alone could not be written to elsewhere.
     with torch.inference_mode(False):
-        if 4 * entries > max(_MOST, _MOST_OF_A_THREAD * torch.get_num_threads()):
+        # Under a mode, memory may be fake.
+        if torch._C._len_torch_dispatch_stack() or 4 * entries > max(
+            _MOST, _MOST_OF_A_THREAD * torch.get_num_threads()
+        ):
             return torch.empty(shape, dtype=torch.float32, device="cpu")
         kept: Tensor | None = getattr(_threads, name, None)
         if kept is None or kept.numel() < entries:
