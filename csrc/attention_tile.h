@@ -190,8 +190,7 @@ ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T, LINE>& t, 
   const T* rows[R1];
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) rows[r] = t.weights + r * t.weights_row + (dy - r) * kernel * t.line();
-  ACMIX_UNROLL
-  for (int64_t dx = 0; dx < kernel; ++dx) {
+  const auto column = [&](int64_t dx) __attribute__((always_inline)) {
     Vector<T> weights[R1];
     ACMIX_UNROLL
     for (int r = R0; r < R1; ++r) weights[r] = load_once(rows[r] + dx * t.line());
@@ -202,6 +201,12 @@ ACMIX_INLINE void gather_row(const AttentionPlan& plan, const Tile<T, LINE>& t, 
       ACMIX_UNROLL
       for (int r = R0; r < R1; ++r) sums[r][i] += weights[r] * value;
     }
+  };
+  if constexpr (K == 0) {  // unrolled, loops of unknown length would be a tenth of the library
+    for (int64_t dx = 0; dx < kernel; ++dx) column(dx);
+  } else {
+    ACMIX_UNROLL
+    for (int64_t dx = 0; dx < kernel; ++dx) column(dx);
   }
 }
 

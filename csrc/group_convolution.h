@@ -87,8 +87,7 @@ ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights
   for (int64_t i = 0; i < walk.inputs; ++i) {
     for (int64_t ky = 0; ky < kernel; ++ky) {
       const int64_t base = i * walk.entries + ky * walk.kernel_row;
-      ACMIX_UNROLL
-      for (int64_t kx = 0; kx < kernel; ++kx, weights += NO) {
+      const auto column = [&](int64_t kx) __attribute__((always_inline)) {
         const int64_t offset = base + walk.offsets[kx];
         Vector<T> pixel[NV];
         ACMIX_UNROLL
@@ -98,6 +97,13 @@ ACMIX_APART void convolve(const Walk& walk, const T* const* in, const T* weights
           ACMIX_UNROLL
           for (int v = 0; v < NV; ++v) sums[o][v] += weights[o] * pixel[v];
         }
+        weights += NO;
+      };
+      if constexpr (K == 0) {
+        for (int64_t kx = 0; kx < kernel; ++kx) column(kx);
+      } else {
+        ACMIX_UNROLL
+        for (int64_t kx = 0; kx < kernel; ++kx) column(kx);
       }
     }
   }

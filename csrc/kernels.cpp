@@ -11,15 +11,23 @@ namespace {
 
 int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : -a.kernel; }
 
+// Where dense rows of float32 have kernels of their own, other memory is rarer: small windows share a loop there.
+#ifdef ACMIX_HAS_MASKS
+constexpr bool kDirect = true;
+#else
+constexpr bool kDirect = false;
+#endif
+
 template <class T>
 void forward_of(const Attention& a, int64_t first, int64_t last) {
   if constexpr (!kSmall) {
-    switch (usual(a)) {
-      case 3: return attention_forward<3, T>(a, first, last);
-      case 5: return attention_forward<5, T>(a, first, last);
-      case 7: return attention_forward<7, T>(a, first, last);
-      case -7: return attention_forward<-7, T>(a, first, last);
+    const int64_t side = usual(a);
+    if constexpr (!kDirect) {
+      if (side == 3) return attention_forward<3, T>(a, first, last);
+      if (side == 5) return attention_forward<5, T>(a, first, last);
     }
+    if (side == 7) return attention_forward<7, T>(a, first, last);
+    if (side == -7) return attention_forward<-7, T>(a, first, last);
   }
   attention_forward<0, T>(a, first, last);
 }
@@ -27,12 +35,13 @@ void forward_of(const Attention& a, int64_t first, int64_t last) {
 template <class T>
 void backward_of(const Attention& a, int64_t first, int64_t last) {
   if constexpr (!kSmall) {
-    switch (usual(a)) {
-      case 3: return attention_backward<3, T>(a, first, last);
-      case 5: return attention_backward<5, T>(a, first, last);
-      case 7: return attention_backward<7, T>(a, first, last);
-      case -7: return attention_backward<-7, T>(a, first, last);
+    const int64_t side = usual(a);
+    if constexpr (!kDirect) {
+      if (side == 3) return attention_backward<3, T>(a, first, last);
+      if (side == 5) return attention_backward<5, T>(a, first, last);
     }
+    if (side == 7) return attention_backward<7, T>(a, first, last);
+    if (side == -7) return attention_backward<-7, T>(a, first, last);
   }
   attention_backward<0, T>(a, first, last);
 }
