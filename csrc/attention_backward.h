@@ -10,7 +10,7 @@ namespace acmix::ACMIX_ISA {
 // infinite they would give NaN to the keys that share their vector.
 template <class T>
 ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int64_t line, T rate, int64_t own) {
-  const Vector<T> norm = T(1) / exponentials(weights, count, line);
+  const Vector<T> sum = exponentials(weights, count, line);
   Vector<T> sums[kChains]{};
   int64_t o = 0;
   for (; o + kChains <= count; o += kChains) {
@@ -19,7 +19,7 @@ ACMIX_APART Vector<T> softmax_backward(T* weights, T* grads, int64_t count, int6
   }
   for (; o < count; ++o) sums[0] += load(weights + o * line) * load(grads + o * line);
   // Where one weight is all, its gradient is exactly zero: nothing is multiplied before the difference.
-  const Vector<T> mean = total<T>(sums) * norm, factor = norm * rate, per_power = factor * static_cast<T>(1 / kLog2E);
+  const Vector<T> mean = total<T>(sums) / sum, factor = rate / sum, per_power = factor * static_cast<T>(1 / kLog2E);
   for (o = 0; o < count; ++o) {
     const Vector<T> power = load(weights + o * line);
     store(weights + o * line, power * factor);

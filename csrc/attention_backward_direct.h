@@ -144,7 +144,7 @@ ACMIX_INLINE void write_apart(const float* from, int64_t columns, float* to, flo
 inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, Mask own,
                                              float* weight_line, float* grad_line, int64_t line) {
   constexpr int64_t lanes = kMaskLanes;
-  const Vector<float> norm = 1.0f / exponentials(weights, count, lanes);
+  const Vector<float> sum = exponentials(weights, count, lanes);
   Vector<float> sums[kChains]{};
   int64_t o = 0;
   for (; o + kChains <= count; o += kChains) {
@@ -153,7 +153,7 @@ inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64
   }
   for (; o < count; ++o) sums[0] += load(weights + o * lanes) * load(grads + o * lanes);
   // Where one weight is all, its gradient is exactly zero: nothing is multiplied before the difference.
-  const Vector<float> mean = total<float>(sums) * norm, factor = norm * rate, per_power = factor * static_cast<float>(1 / kLog2E);
+  const Vector<float> mean = total<float>(sums) / sum, factor = rate / sum, per_power = factor * static_cast<float>(1 / kLog2E);
   for (o = 0; o < count; ++o) {
     const Vector<float> power = load(weights + o * lanes), grad = power * per_power * (load(grads + o * lanes) - mean);
     store_lanes(own, weight_line + o * line, power * factor);

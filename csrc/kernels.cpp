@@ -18,32 +18,24 @@ constexpr bool kDirect = true;
 constexpr bool kDirect = false;
 #endif
 
-template <class T>
-void forward_of(const Attention& a, int64_t first, int64_t last) {
-  if constexpr (!kSmall) {
-    const int64_t side = usual(a);
-    if constexpr (!kDirect) {
-      if (side == 3) return attention_forward<3, T>(a, first, last);
-      if (side == 5) return attention_forward<5, T>(a, first, last);
-    }
-    if (side == 7) return attention_forward<7, T>(a, first, last);
-    if (side == -7) return attention_forward<-7, T>(a, first, last);
-  }
-  attention_forward<0, T>(a, first, last);
-}
+template <int K>
+struct Side {
+  static constexpr int value = K;
+};
 
-template <class T>
-void backward_of(const Attention& a, int64_t first, int64_t last) {
+// Calls body(Side<K>) with the window's side where it has a loop of its own, or 0.
+template <class F>
+void by_window(const Attention& a, F body) {
   if constexpr (!kSmall) {
     const int64_t side = usual(a);
     if constexpr (!kDirect) {
-      if (side == 3) return attention_backward<3, T>(a, first, last);
-      if (side == 5) return attention_backward<5, T>(a, first, last);
+      if (side == 3) return body(Side<3>{});
+      if (side == 5) return body(Side<5>{});
     }
-    if (side == 7) return attention_backward<7, T>(a, first, last);
-    if (side == -7) return attention_backward<-7, T>(a, first, last);
+    if (side == 7) return body(Side<7>{});
+    if (side == -7) return body(Side<-7>{});
   }
-  attention_backward<0, T>(a, first, last);
+  body(Side<0>{});
 }
 
 #ifdef ACMIX_HAS_MASKS
@@ -67,14 +59,16 @@ void forward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
   if (attends_directly(a)) return a.stride == 1 ? direct_of<1>(a, first, last) : direct_of<2>(a, first, last);
 #endif
-  a.q.dtype == Dtype::float64 ? attention_forward<0, double>(a, first, last) : forward_of<float>(a, first, last);
+  if (a.q.dtype == Dtype::float64) return attention_forward<0, double>(a, first, last);
+  by_window(a, [&](auto side) { attention_forward<decltype(side)::value, float>(a, first, last); });
 }
 
 void backward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
   if (attends_back_directly(a)) return a.stride == 1 ? direct_back_of<1>(a, first, last) : direct_back_of<2>(a, first, last);
 #endif
-  a.q.dtype == Dtype::float64 ? attention_backward<0, double>(a, first, last) : backward_of<float>(a, first, last);
+  if (a.q.dtype == Dtype::float64) return attention_backward<0, double>(a, first, last);
+  by_window(a, [&](auto side) { attention_backward<decltype(side)::value, float>(a, first, last); });
 }
 
 void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t last) {

@@ -16,7 +16,7 @@ namespace {
 
 const Kernels& kernels = acmix::ACMIX_ISA::kernels;
 
-enum class Order { at_once, mixed, threads };
+enum class Order { at_once, mixed, threads, rows };
 
 struct Run {
   const char* name;
@@ -29,7 +29,8 @@ constexpr Run kRuns[] = {{"before a guard page", Place::before_guard, Order::at_
                          {"behind a guard page", Place::behind_guard, Order::at_once},
                          {"on the heap", Place::heap, Order::at_once},
                          {"a few units at a time", Place::heap, Order::mixed},
-                         {"in threads", Place::heap, Order::threads}};
+                         {"in threads", Place::heap, Order::threads},
+                         {"some rows after the others", Place::heap, Order::rows}};
 
 struct Range {
   int64_t first, last;
@@ -49,7 +50,7 @@ std::vector<Range> mixed_ranges(int64_t units) {
 template <class Call>
 void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
   if (units == 0) return;
-  if (order == Order::at_once) return kernel(call, 0, units);
+  if (order == Order::at_once || order == Order::rows) return kernel(call, 0, units);
   const std::vector<Range> ranges = mixed_ranges(units);
   if (order == Order::mixed) {
     for (const Range& range : ranges) kernel(call, range.first, range.last);
@@ -65,6 +66,18 @@ void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const
   for (std::thread& thread : threads) thread.join();
 }
 
+// A forward pass; for Order::rows a third of the output's rows, and then the rest.
+template <class Call>
+void forward(Order order, Call call, int64_t (*units)(const Call&), void (*kernel)(const Call&, int64_t, int64_t)) {
+  const int64_t bottom = call.bottom;
+  if (order == Order::rows) {
+    call.bottom = bottom / 3;
+    on_units(order, call, units(call), kernel);
+    call.top = call.bottom, call.bottom = bottom;
+  }
+  on_units(order, call, units(call), kernel);
+}
+
 void multiply(Product p, const Run& run) {
   const size_t size = static_cast<size_t>(kernels.product_panels_size(p)) * sizeof(float);
   const Block panels(size, run.place);
@@ -77,14 +90,12 @@ void multiply(Product p, const Run& run) {
 std::vector<std::string> results(const Case& c, const Run& run, size_t missing) {
   const Placed at(c, run.place, missing);
   if (c.kernel == 0) {
-    const Attention a = attention_of(c, at);
-    on_units(run.order, a, kernels.attention_forward_units(a), kernels.attention_forward);
+    forward(run.order, attention_of(c, at), kernels.attention_forward_units, kernels.attention_forward);
   } else if (c.kernel == 1) {
     const Attention a = attention_of(c, at);
     on_units(run.order, a, kernels.attention_backward_units(a), kernels.attention_backward);
   } else if (c.kernel == 2) {
-    const GroupConvolution g = convolution_of(c, at);
-    on_units(run.order, g, kernels.convolution_forward_units(g), kernels.convolution_forward);
+    forward(run.order, convolution_of(c, at), kernels.convolution_forward_units, kernels.convolution_forward);
   } else if (c.kernel == 3) {
     const GroupConvolution g = convolution_of(c, at);
     on_units(run.order, g, kernels.convolution_backward_units(g), kernels.convolution_backward);

@@ -127,9 +127,9 @@ def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, m
     least = dict.fromkeys(truth, 8.0)
     for name, terms in terms_over_sum(layer, x.double(), grad.double(), truth).items():
         least[name] += terms / 8
-    # The keys' gradients are differences themselves, so that theirs are larger.
     if "position.weight" in truth:
-        least["position.weight"] += position_terms_over_sum(layer, x.double(), grad.double(), truth) / 4
+        terms = position_terms_over_sum(layer, x.double(), grad.double(), truth)
+        least["position.weight"] = min(64.0, least["position.weight"] + terms / 8)
     allowed = {name: max(2 * error, least[name]) for name, error in errors(in_parts, truth).items()}
     worse = {name: (error, allowed[name]) for name, error in errors(found, truth).items() if error > allowed[name]}
     assert worse == {}
@@ -246,11 +246,10 @@ def test_on_large_maps_it_keeps_no_more_than_the_convolution() -> None:
 @pytest.mark.parametrize(("channels", "maps"), [(64, 1), (256, 4)])
 def test_what_it_keeps_is_proportional_to_the_map(channels: int, maps: int) -> None:
     layer = ACmix(channels, channels, position=False)
-    parameters = sum(parameter.nbytes for parameter in layer.parameters())
-    for size in (14, 57, 150):
-        x = torch.randn(1, channels, size, size, requires_grad=True)
-        kept = (saved(layer, x) - parameters) / x.nbytes
-        assert kept == pytest.approx(maps, abs=0.01 + 2**12 / x.nbytes)
+    sizes = (14, 57, 150)
+    kept = [saved(layer, torch.randn(1, channels, size, size, requires_grad=True)) for size in sizes]
+    per_pixel = 4 * channels * maps
+    assert len({of_size - per_pixel * size**2 for of_size, size in zip(kept, sizes, strict=True)}) == 1
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -61,7 +61,12 @@ def test_the_tensors_own_card_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reasons(problem) == ["its kernels were made for NVIDIA's cards, and torch is built for ROCm"]
 
 
-@pytest.mark.skipif(availability.INTERPRETED, reason="TRITON_INTERPRET is set")
+for_cards = pytest.mark.skipif(
+    availability.INTERPRETED, reason="under TRITON_INTERPRET the kernels take tensors of a CPU alone, and no card's"
+)
+
+
+@for_cards
 @pytest.mark.parametrize("compiled", [False, True])
 def test_both_ops_ask_the_tensors_card(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def both(x: Tensor, fc: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +108,7 @@ def test_an_explicit_choice_never_falls_back() -> None:
         convolution_path(torch.zeros(1, 1, 3, 3, 3), torch.zeros(9, 3), torch.zeros(1, 9, 3, 3), impl="triton")
 
 
-@pytest.mark.skipif(availability.INTERPRETED, reason="TRITON_INTERPRET is set")
+@for_cards
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("compiled", [False, True])

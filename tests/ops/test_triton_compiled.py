@@ -197,7 +197,7 @@ def test_a_kernel_that_does_not_fit_is_found(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @triton.jit
-def _add(x):  # noqa: ANN001, ANN202
+def _add(x):  # noqa: ANN001, ANN202  Triton takes annotations for compile-time arguments
     tl.atomic_add(x + tl.arange(0, 32), 1.0)
 
 

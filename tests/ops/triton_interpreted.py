@@ -1,7 +1,6 @@
 """Triton's kernels under its interpreter; `test_triton_kernels.py` runs this file where TRITON_INTERPRET is set."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from triton_cases import ATTENTION, CONVOLUTION, MATRICES, compare_attention, co
 
 assert triton.INTERPRETED, "set TRITON_INTERPRET=1 before Triton is imported"
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 OPS = torch.ops.acmix
 # Of torch's own checks; sizes that change are the same to every backend (`test_own_checks.py`).
 STATIC = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
@@ -32,14 +33,6 @@ def halves(*names: str) -> list[Any]:
         for number, name in enumerate(names)
         for place, dtype in enumerate(both)
     ]
-
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Memory that is handed out holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

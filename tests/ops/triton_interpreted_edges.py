@@ -1,6 +1,5 @@
 """Edges of Triton's kernels under its interpreter: wide heads, huge numbers, and what is no number."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +21,7 @@ from triton_cases import ATTENTION, WIDE, cast, compare_attention, made
 assert triton.INTERPRETED, "set TRITON_INTERPRET=1 before Triton is imported"
 
 
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Memory that is handed out holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.fixture
@@ -73,6 +67,7 @@ def test_heads_in_parts_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch)
     compare_attention(((1, 1, 6, 3, 2), 3, 2, 1, "contiguous"), torch.float32)
 
 
+# Triton takes annotations for compile-time arguments, which are written in capitals: hence what is not checked below.
 @compiler.jit
 def _walk(found, tile, rows, columns, PLACES: tl.constexpr, ROWS: tl.constexpr):  # noqa: ANN001, ANN202, N803
     row, column, there = places_of(tile, rows, columns, PLACES, ROWS, True)
