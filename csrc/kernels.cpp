@@ -109,6 +109,9 @@ const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
                       arrange_panels,
                       product_units,
                       multiply,
+                      turned_size,
+                      turn_units,
+                      turn_rows,
                       row_product_units,
                       multiply_rows_by_rows};
 

@@ -94,7 +94,8 @@ struct Backward {
   GroupConvolution convolution;
   Product back;  // without a place to write to where the input's gradient is not wanted
   Sums sums;
-  float *kept, *grad_projected;
+  float *kept, *grad_projected, *turned;
+  int64_t turned_entries;
   const float *x, *grad;
   int64_t kernels_size, position_size;    // 0 where these gradients are not wanted
   std::vector<float> kernels, positions;  // shares of the sums, one behind the other
@@ -156,23 +157,26 @@ struct Backward {
     run(shared, p, set.product_units(p), set.multiply);
   }
 
-  void sum_projections(const Kernels& set, int64_t first, int64_t images) const {
+  void sum_projections(const Kernels& set, int64_t first, int64_t images) {
     const int64_t map = whole.in_channels * whole.pixels();
     RowProducts p{};
     p.images = images, p.left_rows = 3 * whole.channels(), p.right_rows = whole.in_channels, p.pixels = whole.pixels();
     p.left = grad_projected, p.left_image = image(), p.right = x + first * map, p.right_image = map;
     for (int i = 0; i < 3; ++i) p.parts[i] = sums.projections[i];
     p.part_rows = whole.channels(), p.sums = sums.bias, p.adds = first > 0;
+    p.turned = turned;
+    STD_TORCH_CHECK(turned_entries >= set.turned_size(p), "acmix_cpu: too little memory in turned");
+    in_parallel(p, set.turn_units(p), set.turn_rows);
     in_parallel(p, set.row_product_units(p), set.multiply_rows);
   }
 };
 
 // The gradients of all inputs, as many images at a time as `grad_projected` holds. `projected` is what the forward pass
-// kept, or memory of the same size as that one, to which q, k and v are computed again.
+// kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for as many images of x, turned, and may be that same one.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                     const std::optional<Tensor> bias, const std::optional<Tensor> position, const std::optional<Tensor> fc,
                     const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor projected, bool kept,
-                    Tensor grad_projected, const std::optional<Tensor> grad_x, Tensor grad_query, Tensor grad_key, Tensor grad_value,
+                    Tensor grad_projected, Tensor turned, const std::optional<Tensor> grad_x, Tensor grad_query, Tensor grad_key, Tensor grad_value,
                     const std::optional<Tensor> grad_bias, const std::optional<Tensor> grad_position, const std::optional<Tensor> grad_fc,
                     const std::optional<Tensor> grad_shift, const std::optional<Tensor> grad_rate, int64_t heads, int64_t window,
                     int64_t stride, int64_t dilation, double scale, int64_t threads) {
@@ -181,6 +185,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   require(grad, "grad", whole.batch * channels * whole.outputs());
   require(projected, "projected", (kept ? whole.batch : images) * image);
   require(grad_projected, "grad_projected", images * image);
+  STD_TORCH_CHECK(turned.scalar_type() == ScalarType::Float && turned.is_contiguous(), "acmix_cpu: turned is not dense float32");
   if (grad_x.has_value()) require(*grad_x, "grad_x", x.numel());
   Tensor* const projections[] = {&grad_query, &grad_key, &grad_value};
   for (const Tensor* of : projections) require(*of, "a projection's gradient", channels * whole.in_channels);
@@ -200,7 +205,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, data(grad_bias), data(grad_position), grad_kernels.data()};
   Backward backward{whole, windows, again, attention_of(whole, windows, scale, position, rate, data(projected)),
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
-                    data(grad_projected), data(x), data(grad), kernels_size,
+                    data(grad_projected), data(turned), turned.numel(), data(x), data(grad), kernels_size,
                     window > 0 && grad_position.has_value() ? whole.width * whole.pixels() : 0, {}, {},
                     std::vector<float>(grad_rate.has_value() && window > 0 ? whole.batch * heads : 0)};
   for (int64_t first = 0; first < whole.batch; first += images) {
@@ -223,9 +228,9 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
 
 STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
   m.def("layer_backward(Tensor grad, Tensor x, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? position, "
-        "Tensor? fc, Tensor? shift, Tensor? rate, Tensor(a!) projected, bool kept, Tensor(b!) grad_projected, Tensor(c!)? grad_x, "
-        "Tensor(d!) grad_query, Tensor(e!) grad_key, Tensor(f!) grad_value, Tensor(g!)? grad_bias, Tensor(h!)? grad_position, "
-        "Tensor(i!)? grad_fc, Tensor(j!)? grad_shift, Tensor(k!)? grad_rate, int heads, int window, int stride, int dilation, "
+        "Tensor? fc, Tensor? shift, Tensor? rate, Tensor(a!) projected, bool kept, Tensor(b!) grad_projected, Tensor(c!) turned, "
+        "Tensor(d!)? grad_x, Tensor(e!) grad_query, Tensor(f!) grad_key, Tensor(g!) grad_value, Tensor(h!)? grad_bias, "
+        "Tensor(i!)? grad_position, Tensor(j!)? grad_fc, Tensor(k!)? grad_shift, Tensor(l!)? grad_rate, int heads, int window, int stride, int dilation, "
         "float scale, int threads) -> ()");
 }
 

@@ -71,6 +71,7 @@ struct RowProducts {
   int64_t part_rows;
   float* sums;  // [left_rows], of the left rows alone; null: not wanted
   bool adds;    // to what stands in `parts` and `sums`
+  float* turned;  // memory for the right map, pixels by rows
 };
 
 // The kernels of one instruction set. Each works on the units first..last of a call; no unit depends on another, so
@@ -90,6 +91,9 @@ struct Kernels {
   void (*arrange_panels)(const Product&, int64_t first, int64_t last);
   int64_t (*product_units)(const Product&);
   void (*multiply)(const Product&, int64_t first, int64_t last);
+  int64_t (*turned_size)(const RowProducts&);  // entries of `turned`
+  int64_t (*turn_units)(const RowProducts&);
+  void (*turn_rows)(const RowProducts&, int64_t first, int64_t last);
   int64_t (*row_product_units)(const RowProducts&);
   void (*multiply_rows)(const RowProducts&, int64_t first, int64_t last);
 };

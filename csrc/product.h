@@ -10,6 +10,7 @@ constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegister
 constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: its two operands stay in the first cache
 constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; with kDepth rows they stay in the second cache
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
+constexpr int64_t kThreads = 4;                     // so many share the blocks evenly where there are many
 constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
 
 constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
@@ -19,16 +20,18 @@ static_assert(kBlockColumns % tile_columns() == 0, "blocks are made of whole til
 
 // How the product is cut, by its shape alone: the results do not depend on the number of threads.
 struct ProductPlan {
-  int64_t columns, block_columns, column_blocks, block_rows, row_blocks;
+  int64_t columns, tiles, column_blocks, block_rows, row_blocks;
 
-  explicit ProductPlan(const Product& p) : columns(p.images * p.pixels) {
-    const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
-    block_columns = round_up((columns + blocks - 1) / blocks, tile_columns());
-    column_blocks = (columns + block_columns - 1) / block_columns;
+  explicit ProductPlan(const Product& p) : columns(p.images * p.pixels), tiles((columns + tile_columns() - 1) / tile_columns()) {
+    column_blocks = (tiles + kMostTiles - 1) / kMostTiles;
+    if (column_blocks > kFewUnits) column_blocks = least(tiles, round_up(column_blocks, kThreads));
     const int64_t cuts = column_blocks < kFewUnits ? (kFewUnits + column_blocks - 1) / column_blocks : 1;
     block_rows = round_up((p.rows + cuts - 1) / cuts, kTileRows);
     row_blocks = (p.rows + block_rows - 1) / block_rows;
   }
+
+  // The first tile of a block of columns: blocks differ by a tile at most.
+  int64_t first_tile(int64_t block) const { return tiles * block / column_blocks; }
 };
 
 inline int64_t product_panels(const Product& p) { return (p.rows + kTileRows - 1) / kTileRows; }
@@ -217,17 +220,16 @@ ACMIX_APART void multiply_columns(const Product& p, const float* const* rows, in
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t wide = tile_columns();
   const ProductPlan plan(p);
-  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * plan.block_columns));
-  float* const packed = scratch.take(least(kDepth, p.depth) * plan.block_columns);
+  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * kBlockColumns));
+  float* const packed = scratch.take(least(kDepth, p.depth) * kBlockColumns);
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
   const float** const rows = places.take(0);
   if (!p.transposed) place_rows(p, rows);
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + plan.block_rows, p.rows);
-    const int64_t left = unit / plan.row_blocks * plan.block_columns;
-    const int64_t count = (least(plan.block_columns, plan.columns - left) + wide - 1) / wide;
+    const int64_t block = unit / plan.row_blocks, left = plan.first_tile(block), count = plan.first_tile(block + 1) - left;
     TileColumns tiles[kMostTiles];
-    for (int64_t t = 0; t < count; ++t) tiles[t] = TileColumns(p, left + t * wide, plan.columns);
+    for (int64_t t = 0; t < count; ++t) tiles[t] = TileColumns(p, (left + t) * wide, plan.columns);
     for (int64_t start = 0, depth; start < p.depth; start += depth) {
       depth = least(kDepth, p.depth - start);
       pack_columns(p, tiles, count, start, depth, packed);

@@ -1,27 +1,48 @@
-// The gradient of stage I's weight: products of the rows of two maps, summed over pixels and images. A unit is some rows of
-// one with some rows of the other, over the whole batch, so that the sums always run in one order.
+// The gradient of stage I's weight: products of the rows of two maps, summed over pixels and images. The right map is turned
+// first, pixels by rows, so that the sums of several right rows stand in one vector. A unit is some left rows with a tile of
+// right ones, over the whole batch, so that the sums always run in one order.
 #pragma once
 #include "problem.h"
 #include "simd.h"
 
 namespace acmix::ACMIX_ISA {
 
-// A register tile: left rows, right rows.
-constexpr int kLeftRows = kRegisters == 32 ? 6 : 4, kRightRows = kRegisters == 32 ? 4 : 3;
-constexpr int64_t kUnitLeft = 24, kUnitRight = 128;  // rows of a unit, at most
-constexpr int64_t kUnitPixels = kRegisters == 32 ? 1056 : 784;  // of a step: a tile stays in the first cache, a unit in the second
-static_assert(kUnitLeft % kLeftRows == 0, "units are made of whole tiles");
+// A register tile: left rows, vectors of right rows.
+constexpr int kLeftRows = 6, kRightVectors = kRegisters == 32 ? 4 : 2;
+constexpr int64_t kUnitLeft = 96;     // left rows of a unit, at most
+constexpr int64_t kUnits = 8;         // fewer tiles of right rows than that are cut by left rows too
+constexpr int64_t kStepPixels = 112;  // at most: a tile's turned rows stay in the first cache
+
+constexpr int64_t right_columns() { return kRightVectors * Lanes<float>::count; }
+
+constexpr int64_t kLine = right_columns() < 16 ? right_columns() : 16;  // entries of a cache line
+
+inline int64_t right_tiles(const RowProducts& p) { return (p.right_rows + right_columns() - 1) / right_columns(); }
+
+// Entries of `turned`.
+inline int64_t turned_size(const RowProducts& p) { return right_tiles(p) * p.images * p.pixels * right_columns(); }
+
+// How the left rows are cut, by the shape alone.
+inline int64_t unit_rows(const RowProducts& p) {
+  const int64_t wanted = (kUnits + right_tiles(p) - 1) / right_tiles(p), needed = (p.left_rows + kUnitLeft - 1) / kUnitLeft;
+  const int64_t blocks = wanted > needed ? wanted : needed;
+  return round_up((p.left_rows + blocks - 1) / blocks, kLeftRows);
+}
+
+inline int64_t row_product_units(const RowProducts& p) {
+  return (p.left_rows + unit_rows(p) - 1) / unit_rows(p) * right_tiles(p);
+}
 
 // Several whole images, or equal parts of one.
 struct PixelSteps {
   int64_t images, pixels;
 
   explicit PixelSteps(const RowProducts& p) : images(1), pixels(p.pixels) {
-    if (p.pixels <= kUnitPixels) {
-      images = kUnitPixels / p.pixels;
+    if (p.pixels <= kStepPixels) {
+      images = kStepPixels / p.pixels;
     } else {
-      const int64_t parts = (p.pixels + kUnitPixels - 1) / kUnitPixels;
-      pixels = round_up((p.pixels + parts - 1) / parts, Lanes<float>::count);
+      const int64_t parts = (p.pixels + kStepPixels - 1) / kStepPixels;
+      pixels = (p.pixels + parts - 1) / parts;
     }
   }
 };
@@ -31,102 +52,129 @@ struct PixelStep {
   int64_t image, images, first, count;
 };
 
-template <class F>
-ACMIX_INLINE void add_products(F read, const float* const* left, const float* const* right, int64_t at,
-                               Vector<float> (&sums)[kLeftRows * kRightRows]) {
-  Vector<float> of_right[kRightRows];
-  ACMIX_UNROLL
-  for (int j = 0; j < kRightRows; ++j) of_right[j] = read(right[j] + at);
-  ACMIX_UNROLL
-  for (int i = 0; i < kLeftRows; ++i) {
-    const Vector<float> of_left = read(left[i] + at);
-    ACMIX_UNROLL
-    for (int j = 0; j < kRightRows; ++j) sums[i * kRightRows + j] += of_left * of_right[j];
+inline int64_t turn_units(const RowProducts& p) { return p.images * right_tiles(p); }
+
+// The turned tiles [tiles][images][pixels][right_columns], zeros behind the last right row; a unit is one image of one tile.
+inline void turn_rows(const RowProducts& p, int64_t first_unit, int64_t last_unit) {
+  constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const int64_t row = unit / p.images * wide, rows = least(wide, p.right_rows - row);
+    const float* const from = p.right + unit % p.images * p.right_image + row * p.pixels;
+    float* const to = p.turned + unit * p.pixels * wide;
+    for (int64_t j = 0; j < wide; j += lanes) {
+      for (int64_t x = 0; x < p.pixels; x += lanes) {
+        const int64_t count = least(lanes, p.pixels - x);
+        Vector<float> block[lanes];
+        ACMIX_UNROLL
+        for (int64_t i = 0; i < lanes; ++i) {
+          const float* const line = from + (j + i) * p.pixels + x;
+          if (j + i >= rows) block[i] = Vector<float>{};
+          else block[i] = count == lanes ? load(line) : load_first(line, count);
+        }
+        turn<lanes / 2>(block);
+        if (count == lanes) {
+          ACMIX_UNROLL
+          for (int64_t i = 0; i < lanes; ++i) store(to + (x + i) * wide + j, block[i]);
+        } else {
+          for (int64_t i = 0; i < count; ++i) store(to + (x + i) * wide + j, block[i]);
+        }
+      }
+    }
   }
 }
 
-// One tile from rows `row` and `column` on; rows that are none repeat the last one, and what they give is not written.
-ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, int64_t row, int64_t column, bool begins) {
-  constexpr int64_t lanes = Lanes<float>::count, rounded = (kLeftRows * kRightRows + lanes - 1) / lanes * lanes;
-  const float *left[kLeftRows], *right[kRightRows];
+// What a tile of left rows gives in one step. Rows that are none repeat the last one, and what they give is not written.
+// Every tile asks for a part of the next step's right rows.
+ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, int64_t row, int64_t tile, int64_t ahead, bool begins) {
+  constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
+  const float *left[kLeftRows], *right = p.turned + ((tile * p.images + step.image) * p.pixels + step.first) * wide;
+  const float* next = right + step.images * step.count * (wide + ahead * kLine);
+  Vector<float> sums[kLeftRows][kRightVectors];
   ACMIX_UNROLL
-  for (int i = 0; i < kLeftRows; ++i) left[i] = p.left + step.image * p.left_image + least(row + i, p.left_rows - 1) * p.pixels + step.first;
-  ACMIX_UNROLL
-  for (int j = 0; j < kRightRows; ++j) {
-    right[j] = p.right + step.image * p.right_image + least(column + j, p.right_rows - 1) * p.pixels + step.first;
+  for (int i = 0; i < kLeftRows; ++i) {
+    left[i] = p.left + step.image * p.left_image + least(row + i, p.left_rows - 1) * p.pixels + step.first;
+    ACMIX_UNROLL
+    for (int v = 0; v < kRightVectors; ++v) sums[i][v] = Vector<float>{};
   }
-  Vector<float> sums[kLeftRows * kRightRows]{};
   for (int64_t image = 0; image < step.images; ++image) {
-    int64_t x = 0;
-    for (; x + lanes <= step.count; x += lanes) {
-      add_products([](const float* from) { return load_once(from); }, left, right, x, sums);
+    for (int64_t begin = 0, end; begin < step.count; begin = end) {
+      end = least(begin + kLine, step.count);
+      ACMIX_UNROLL
+      for (int i = 0; i < kLeftRows; ++i) __builtin_prefetch(left[i] + kLeftRows * p.pixels + begin);
+      for (int64_t x = begin; x < end; ++x, right += wide, next += kLine) {
+        __builtin_prefetch(next, 0, 2);
+        Vector<float> of_right[kRightVectors];
+        ACMIX_UNROLL
+        for (int v = 0; v < kRightVectors; ++v) of_right[v] = load_once(right + v * lanes);
+        ACMIX_UNROLL
+        for (int i = 0; i < kLeftRows; ++i) {
+          const float entry = left[i][x];
+          ACMIX_UNROLL
+          for (int v = 0; v < kRightVectors; ++v) sums[i][v] += entry * of_right[v];
+        }
+      }
     }
-    const int64_t rest = step.count - x;
-    if (rest) add_products([&](const float* from) { return load_first(from, rest); }, left, right, x, sums);
     ACMIX_UNROLL
     for (int i = 0; i < kLeftRows; ++i) left[i] += p.left_image;
-    ACMIX_UNROLL
-    for (int j = 0; j < kRightRows; ++j) right[j] += p.right_image;
   }
-  float totals[rounded];
-  sums_of_lanes<kLeftRows * kRightRows>(sums, totals);
-  const int64_t rows = least(kLeftRows, p.left_rows - row), columns = least(kRightRows, p.right_rows - column);
+  const int64_t column = tile * wide, columns = least(wide, p.right_rows - column);
   int64_t part = row / p.part_rows, at = row - part * p.part_rows;
-  for (int64_t i = 0; i < rows; ++i) {
+  ACMIX_UNROLL
+  for (int i = 0; i < kLeftRows; ++i) {
+    if (row + i >= p.left_rows) return;
     float* to = p.parts[part] + at * p.right_rows + column;
-    if (columns == kRightRows) {
+    if (columns == wide) {
       ACMIX_UNROLL
-      for (int64_t j = 0; j < kRightRows; ++j) to[j] = totals[i * kRightRows + j] + (begins ? 0.0f : to[j]);
+      for (int v = 0; v < kRightVectors; ++v, to += lanes) store(to, begins ? sums[i][v] : load(to) + sums[i][v]);
     } else {
-      for (int64_t j = 0; j < columns; ++j) to[j] = totals[i * kRightRows + j] + (begins ? 0.0f : to[j]);
+      float kept[wide];
+      ACMIX_UNROLL
+      for (int v = 0; v < kRightVectors; ++v) store(kept + v * lanes, sums[i][v]);
+      for (int64_t j = 0; j < columns; ++j) to[j] = kept[j] + (begins ? 0.0f : to[j]);
     }
     if (++at == p.part_rows) ++part, at = 0;
   }
 }
 
-// Sums over pixels of a tile's left rows.
-ACMIX_APART void sum_pixels(const RowProducts& p, const PixelStep& step, int64_t row, bool begins) {
+// Adds one step of a tile's left rows to `sums`, a number for each lane of each: in double, as they run over the whole batch.
+ACMIX_APART void sum_pixels(const RowProducts& p, const PixelStep& step, int64_t row, double* sums) {
   constexpr int64_t lanes = Lanes<float>::count;
-  for (int64_t i = row; i < least(row + kLeftRows, p.left_rows); ++i) {
-    Vector<float> sums[2]{};
+  for (int64_t i = row; i < least(row + kLeftRows, p.left_rows); ++i, sums += lanes) {
+    Vector<float> sum{};
     for (int64_t image = step.image; image < step.image + step.images; ++image) {
       const float* const from = p.left + image * p.left_image + i * p.pixels + step.first;
       int64_t x = 0;
-      for (; x + 2 * lanes <= step.count; x += 2 * lanes) {
-        sums[0] += load(from + x);
-        sums[1] += load(from + x + lanes);
-      }
-      for (; x < step.count; x += lanes) {
-        sums[0] += step.count - x < lanes ? load_first(from + x, step.count - x) : load(from + x);
-      }
+      for (; x + lanes <= step.count; x += lanes) sum += load(from + x);
+      if (x < step.count) sum += load_first(from + x, step.count - x);
     }
-    float totals[lanes];
-    sums[0] += sums[1];
-    sums_of_lanes<1>(sums, totals);
-    p.sums[i] = totals[0] + (begins ? 0.0f : p.sums[i]);
+    ACMIX_UNROLL
+    for (int64_t lane = 0; lane < lanes; ++lane) sums[lane] += static_cast<double>(sum[lane]);
   }
 }
 
-// Equal parts of the right rows.
-inline int64_t right_units(const RowProducts& p) { return (p.right_rows + kUnitRight - 1) / kUnitRight; }
-
-inline int64_t row_product_units(const RowProducts& p) { return (p.left_rows + kUnitLeft - 1) / kUnitLeft * right_units(p); }
-
 inline void multiply_rows_by_rows(const RowProducts& p, int64_t first_unit, int64_t last_unit) {
+  constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
   const PixelSteps steps(p);
-  const int64_t columns = round_up((p.right_rows + right_units(p) - 1) / right_units(p), kRightRows);
+  const int64_t rows = unit_rows(p), blocks = (p.left_rows + rows - 1) / rows;
+  double sums[kUnitLeft * lanes];
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t top = unit / right_units(p) * kUnitLeft, bottom = least(top + kUnitLeft, p.left_rows);
-    const int64_t begin = unit % right_units(p) * columns, end = least(begin + columns, p.right_rows);
+    const int64_t tile = unit / blocks, top = unit % blocks * rows, bottom = least(top + rows, p.left_rows);
+    const bool sums_too = tile == 0 && p.sums != nullptr;
+    if (sums_too) ::memset(static_cast<void*>(sums), 0, sizeof(sums));
     for (int64_t image = 0; image < p.images; image += steps.images) {
       for (int64_t first = 0; first < p.pixels; first += steps.pixels) {
         const PixelStep step{image, least(steps.images, p.images - image), first, least(steps.pixels, p.pixels - first)};
-        const bool begins = image == 0 && first == 0 && !p.adds;
         for (int64_t row = top; row < bottom; row += kLeftRows) {
-          for (int64_t column = begin; column < end; column += kRightRows) multiply_pixels(p, step, row, column, begins);
-          if (begin == 0 && p.sums != nullptr) sum_pixels(p, step, row, begins);
+          multiply_pixels(p, step, row, tile, (row - top) / kLeftRows % (wide / kLine), image == 0 && first == 0 && !p.adds);
+          if (sums_too) sum_pixels(p, step, row, sums + (row - top) * lanes);
         }
       }
+    }
+    if (!sums_too) continue;
+    for (int64_t row = top; row < bottom; ++row) {
+      double total = p.adds ? p.sums[row] : 0.0;
+      for (int64_t lane = 0; lane < lanes; ++lane) total += sums[(row - top) * lanes + lane];
+      p.sums[row] = static_cast<float>(total);
     }
   }
 }

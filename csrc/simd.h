@@ -202,6 +202,40 @@ inline void sums_of_lanes(const double* vectors, int64_t count, double* to) {
   }
 }
 
+// Of two vectors the second of which follows H rows below the first in a matrix: the two that stand there when each square of
+// 2 H rows has its blocks of H x H on the other side of the diagonal in each other's place.
+template <int H>
+ACMIX_INLINE void exchange(Vector<float>& a, Vector<float>& b) {
+  constexpr int lanes = Lanes<float>::count;
+#if defined(__clang__)
+  Vector<float> upper = a, lower = b;
+  for (int i = 0; i < lanes; ++i) {
+    if (i & H) upper[i] = b[i - H];
+    else lower[i] = a[i + H];
+  }
+#else
+  Lanes<float>::Integer of_upper{}, of_lower{};
+  for (int i = 0; i < lanes; ++i) {
+    of_upper[i] = i & H ? lanes + i - H : i;
+    of_lower[i] = i & H ? lanes + i : i + H;
+  }
+  const Vector<float> upper = __builtin_shuffle(a, b, of_upper), lower = __builtin_shuffle(a, b, of_lower);
+#endif
+  a = upper, b = lower;
+}
+
+// A square of vectors, rows turned to columns.
+template <int H>
+ACMIX_INLINE void turn(Vector<float>* vectors) {
+  if constexpr (H > 0) {
+    ACMIX_UNROLL
+    for (int i = 0; i < Lanes<float>::count; ++i) {
+      if ((i & H) == 0) exchange<H>(vectors[i], vectors[i + H]);
+    }
+    turn<H / 2>(vectors);
+  }
+}
+
 ACMIX_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 

@@ -87,6 +87,15 @@ void multiply(Product p, const Run& run) {
   on_units(run.order, p, kernels.product_units(p), kernels.multiply);
 }
 
+void multiply_rows(RowProducts p, const Run& run) {
+  const size_t size = static_cast<size_t>(kernels.turned_size(p)) * sizeof(float);
+  const Block turned(size, run.place);
+  ::memset(turned.data(), 0xff, size);  // NaN
+  p.turned = reinterpret_cast<float*>(turned.data());
+  on_units(run.order, p, kernels.turn_units(p), kernels.turn_rows);
+  on_units(run.order, p, kernels.row_product_units(p), kernels.multiply_rows);
+}
+
 std::vector<std::string> results(const Case& c, const Run& run, size_t missing) {
   const Placed at(c, run.place, missing);
   if (c.kernel == 0) {
@@ -102,8 +111,7 @@ std::vector<std::string> results(const Case& c, const Run& run, size_t missing) 
   } else if (c.kernel == 4) {
     multiply(product_of(c, at), run);
   } else {
-    const RowProducts p = row_products_of(c, at);
-    on_units(run.order, p, kernels.row_product_units(p), kernels.multiply_rows);
+    multiply_rows(row_products_of(c, at), run);
   }
   return at.bytes();
 }

@@ -33,12 +33,12 @@ PRODUCTS = (
     Sizes(1, 240, 1, 24, 8), Sizes(1, 241, 2, 9, 3), Sizes(3, 341, 3, 7, 9), Sizes(2, 1601, 1, 5, 12),
     Sizes(7, 9, 3, 32, 65),
 )  # fmt: skip
-# Around units of 24 left and 128 right rows, and steps of 1056 or 784 pixels.
+# Around tiles of 6 left rows, units of 96, tiles of 64, 16 or 8 right rows, and steps of 112 pixels.
 ROWS = (
     Sizes(1, 1, 1, 1, 1), Sizes(3, 1, 3, 3, 5), Sizes(2, 5, 3, 7, 17), Sizes(1, 15, 2, 8, 127), Sizes(3, 16, 3, 8, 129),
-    Sizes(2, 37, 3, 11, 64), Sizes(1, 783, 3, 2, 7), Sizes(2, 785, 3, 9, 3), Sizes(1, 1055, 2, 5, 4),
-    Sizes(2, 1057, 1, 25, 5), Sizes(30, 49, 3, 4, 6), Sizes(9, 196, 1, 13, 10), Sizes(1, 3301, 1, 7, 5),
-    Sizes(4, 9, 3, 17, 260),
+    Sizes(2, 37, 3, 11, 64), Sizes(1, 111, 3, 2, 7), Sizes(2, 112, 3, 33, 65), Sizes(1, 113, 2, 5, 4),
+    Sizes(2, 225, 1, 25, 63), Sizes(30, 49, 3, 4, 6), Sizes(9, 56, 1, 97, 10), Sizes(1, 3301, 1, 7, 5),
+    Sizes(4, 9, 3, 17, 260), Sizes(1, 20, 3, 64, 512), Sizes(5, 23, 1, 6, 16),
 )  # fmt: skip
 
 

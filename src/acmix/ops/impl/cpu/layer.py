@@ -24,6 +24,8 @@ _STRIP_ROWS = 8
 _BACKWARD_BYTES = 4 * 2**20
 _LARGE = 2**20
 _LARGE_BYTES = 5 * 2**20
+# Channels of x are turned so many at a time, or by a part of that.
+_TURNED = 64
 
 
 def _dense(inputs: LayerInputs) -> LayerInputs:
@@ -90,8 +92,13 @@ def layer_backward(
     if rate is not None and not window.kernel_size:
         grads[-1] = torch.zeros_like(rate)
     kept = projected is not None
+    if projected is None:
+        projected = scratch("projected", shape)
+    # x, turned, takes the place of q, k and v where they are no more needed.
+    entries = images * math.prod(x.shape[2:]) * -(-x.shape[1] // _TURNED) * _TURNED
+    turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
-        grad.contiguous(), *inputs, scratch("projected", shape) if projected is None else projected, kept,
-        scratch("gradients", shape), *grads, *window, inputs.scale(window), torch.get_num_threads(),
+        grad.contiguous(), *inputs, projected, kept, scratch("gradients", shape), turned, *grads,
+        *window, inputs.scale(window), torch.get_num_threads(),
     )  # fmt: skip
     return tuple(grads)
