@@ -52,7 +52,7 @@ ACMIX_INLINE void direct_spread(const float* weights, const float* lines, int64_
     const int place = Column::place(o);
     Vector<float> weight[NY];
     ACMIX_UNROLL
-    for (int y = 0; y < NY; ++y) weight[y] = load_once(weights + (y * K + o) * line - place);
+    for (int y = 0; y < NY; ++y) weight[y] = load_once(weights + (y * K + o) * line);
     ACMIX_UNROLL
     for (int i = 0; i < ND; ++i) {
       const Vector<float> query = seen[i][place];
@@ -80,28 +80,63 @@ ACMIX_INLINE void direct_spread_rows(const float* weights, const float* lines, i
   else if (rows - y == 1) direct_spread<P, 1, ND, K, S>(from, lines, line, to + y * row, row, channel);
 }
 
-// Adds what one query row gives to the `rows` key rows that it sees, all columns and channels. `weights` [rows][K][line] and
-// `lines` [D][line] begin behind their margins.
+// What three query rows give to all key rows that they see, none of which is beyond the border, and to two channels: the sums
+// stay in registers meanwhile. `weights` and `lines` of the first row, `from_row` and `line_row` entries before the next one's.
 template <int P, int K, int S>
-ACMIX_APART void direct_spread_phase(const DirectPlan<K, S>& plan, const float* weights, const float* lines, int64_t line,
-                                     int64_t rows, float* to) {
-  const int64_t width = plan.call.width, row = width * plan.pitch;
-  for (int64_t x = 0; x < plan.phase; x += kMaskLanes) {
-    int64_t d = 0;
-    for (; d + 4 <= width; d += 4) {
-      direct_spread_rows<P, 4, K, S>(weights + x, lines + d * line + x, line, rows, to + d * plan.pitch + x, row, plan.pitch);
+ACMIX_INLINE void direct_spread_group(const float* weights, int64_t from_row, const float* lines, int64_t line_row, int64_t line,
+                                      float* to, int64_t row, int64_t channel) {
+  using Column = WindowColumn<K, S>;
+  constexpr int keys = K + (kGroup - 1) * S;
+  Vector<float> sums[keys][2];
+  ACMIX_UNROLL
+  for (int y = 0; y < keys; ++y) {
+    ACMIX_UNROLL
+    for (int i = 0; i < 2; ++i) sums[y][i] = load(to + y * row + i * channel);
+  }
+  ACMIX_UNROLL
+  for (int r = 0; r < kGroup; ++r) {
+    const Seen seen[2] = {Seen(lines + r * line_row), Seen(lines + r * line_row + line)};
+    const float* from = weights + r * from_row;
+    ACMIX_UNROLL
+    for (int o = 0; o < K; ++o, from += line) {
+      if (Column::phase(o) != P) continue;
+      asm("" : "+r"(from));  // or compilers work out all addresses at once, which do not fit the registers
+      const Vector<float> left = seen[0][Column::place(o)], right = seen[1][Column::place(o)];
+      ACMIX_UNROLL
+      for (int y = 0; y < K; ++y) {
+        const Vector<float> weight = load_once(from + y * K * line);
+        sums[y + r * S][0] += weight * left;
+        sums[y + r * S][1] += weight * right;
+      }
     }
-    for (; d < width; ++d) {
-      direct_spread_rows<P, 1, K, S>(weights + x, lines + d * line + x, line, rows, to + d * plan.pitch + x, row, plan.pitch);
-    }
+  }
+  ACMIX_UNROLL
+  for (int y = 0; y < keys; ++y) {
+    ACMIX_UNROLL
+    for (int i = 0; i < 2; ++i) store(to + y * row + i * channel, sums[y][i]);
   }
 }
 
-template <int K, int S>
-ACMIX_INLINE void direct_spread_row(const DirectPlan<K, S>& plan, const float* weights, const float* lines, int64_t line,
-                                    int64_t rows, float* to) {
-  direct_spread_phase<0>(plan, weights, lines, line, rows, to);
-  if constexpr (S == 2) direct_spread_phase<1>(plan, weights, lines, line, rows, to + plan.phase);
+template <int P, int K, int S>
+ACMIX_APART void direct_spread_groups(const DirectPlan<K, S>& plan, const float* weights, int64_t from_row, const float* lines,
+                                      int64_t line_row, int64_t line, float* to) {
+  const int64_t row = plan.call.width * plan.pitch;
+  for (int64_t d = 0; d < plan.call.width; d += 2) {
+    direct_spread_group<P, K, S>(weights, from_row, lines + d * line, line_row, line, to + d * plan.pitch, row, plan.pitch);
+  }
+}
+
+// Adds what one query row gives to a vector of columns of the `rows` key rows that it sees, all channels. `weights`
+// [rows][K][line] and `lines` [D][line] are those of the columns.
+template <int P, int K, int S>
+ACMIX_APART void direct_spread_column(const DirectPlan<K, S>& plan, const float* weights, const float* lines, int64_t line,
+                                      int64_t rows, float* to) {
+  const int64_t width = plan.call.width, row = width * plan.pitch;
+  int64_t d = 0;
+  for (; d + 4 <= width; d += 4) {
+    direct_spread_rows<P, 4, K, S>(weights, lines + d * line, line, rows, to + d * plan.pitch, row, plan.pitch);
+  }
+  for (; d < width; ++d) direct_spread_rows<P, 1, K, S>(weights, lines + d * line, line, rows, to + d * plan.pitch, row, plan.pitch);
 }
 
 // Sums of a packed row to the map's row; ADDS: to what stands there.
@@ -139,8 +174,9 @@ ACMIX_INLINE void write_apart(const float* from, int64_t columns, float* to, flo
 }
 
 // Logits become weights times the rate, products gradients of the logits, both in lines too, where only lanes that are
-// queries are written: of a key that is infinite the others would make NaN. Returns the products of the output, without the
-// rate, and its gradient.
+// queries are written: of a key that is infinite the others would make NaN. A line begins where its first query's key stands.
+// Returns the products of the output, without the rate, and its gradient.
+template <int K, int S>
 inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, Mask own,
                                              float* weight_line, float* grad_line, int64_t line) {
   constexpr int64_t lanes = kMaskLanes;
@@ -154,11 +190,15 @@ inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64
   for (; o < count; ++o) sums[0] += load(weights + o * lanes) * load(grads + o * lanes);
   // Where one weight is all, its gradient is exactly zero: nothing is multiplied before the difference.
   const Vector<float> mean = total<float>(sums) / sum, factor = rate / sum, per_power = factor * static_cast<float>(1 / kLog2E);
-  for (o = 0; o < count; ++o) {
-    const Vector<float> power = load(weights + o * lanes), grad = power * per_power * (load(grads + o * lanes) - mean);
-    store_lanes(own, weight_line + o * line, power * factor);
-    store_lanes(own, grad_line + o * line, grad);
-    store(grads + o * lanes, grad);
+  for (; count > 0; count -= K, weights += K * lanes, grads += K * lanes, weight_line += K * line, grad_line += K * line) {
+    ACMIX_UNROLL
+    for (o = 0; o < K; ++o) {
+      const int64_t at = o * line + WindowColumn<K, S>::place(o);
+      const Vector<float> power = load(weights + o * lanes), grad = power * per_power * (load(grads + o * lanes) - mean);
+      store_lanes(own, weight_line + at, power * factor);
+      store_lanes(own, grad_line + at, grad);
+      store(grads + o * lanes, grad);
+    }
   }
   return mean;
 }
@@ -231,7 +271,7 @@ class DirectBackward {
     Vector<float> factors[ROWS];
     for (int64_t r = 0; r < ROWS; ++r) {
       const int64_t from = r * K * K * lanes, to = r * weights_size_ + x;
-      const Vector<float> products = direct_softmax_backward(tile_weights_ + from, tile_grads_ + from, t.taps(r), rate_, t.own,
+      const Vector<float> products = direct_softmax_backward<K, S>(tile_weights_ + from, tile_grads_ + from, t.taps(r), rate_, t.own,
                                                              weights_ + to, grad_weights_ + to, line);
       for (int64_t lane = 0; lane < least(lanes, a_.out_columns - x); ++lane) grad_rate += products[lane];
       factors[r] = splat(scale_);
@@ -252,12 +292,32 @@ class DirectBackward {
     return grad_rate;
   }
 
+  // What some query rows give to all keys and values that they see.
   void spread(int64_t y, int64_t rows) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t first = plan_.first_row(y + r), count = plan_.last_row(y + r) - first + 1, line = lines_.length;
-      const int64_t from = r * weights_size_, to = (first - first_) * row_;
-      direct_spread_row(plan_, grad_weights_ + from, queries_ + r * query_size_, line, count, grad_keys_ + to);
-      direct_spread_row(plan_, weights_ + from, grads_ + r * query_size_, line, count, grad_values_ + to);
+    spread_phase<0>(y, rows);
+    if constexpr (S == 2) spread_phase<1>(y, rows);
+  }
+
+  // In as few vectors as hold the map's columns of a phase, aligned where that takes no more. Column by column: the sums then
+  // stay in the first cache from row to row.
+  template <int P>
+  void spread_phase(int64_t y, int64_t rows) {
+    const int64_t before = WindowColumn<K, S>::before(P), columns = (a_.columns - P + S - 1) / S, line = lines_.length;
+    const bool aligned = round_up(before + columns, lanes) == round_up(columns, lanes);
+    const bool inside = rows == kGroup && a_.width % 2 == 0 && y * S >= K / 2 && (y + kGroup - 1) * S + K / 2 < a_.height;
+    for (int64_t x = aligned ? 0 : before; x < before + columns; x += lanes) {
+      if (inside) {
+        const int64_t to = (plan_.first_row(y) - first_) * row_ + P * plan_.phase + x;
+        direct_spread_groups<P>(plan_, grad_weights_ + x, weights_size_, queries_ + x, query_size_, line, grad_keys_ + to);
+        direct_spread_groups<P>(plan_, weights_ + x, weights_size_, grads_ + x, query_size_, line, grad_values_ + to);
+        continue;
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t first = plan_.first_row(y + r), count = plan_.last_row(y + r) - first + 1;
+        const int64_t weights = r * weights_size_ + x, query = r * query_size_ + x, to = (first - first_) * row_ + P * plan_.phase + x;
+        direct_spread_column<P>(plan_, grad_weights_ + weights, queries_ + query, line, count, grad_keys_ + to);
+        direct_spread_column<P>(plan_, weights_ + weights, grads_ + query, line, count, grad_values_ + to);
+      }
     }
   }
 

@@ -12,6 +12,7 @@ constexpr int kLeftRows = 6, kRightVectors = kRegisters == 32 ? 4 : 2;
 constexpr int64_t kUnitLeft = 96;     // left rows of a unit, at most
 constexpr int64_t kUnits = 8;         // fewer tiles of right rows than that are cut by left rows too
 constexpr int64_t kStepPixels = 112;  // at most: a tile's turned rows stay in the first cache
+constexpr int64_t kTurnedPixels = 256;  // of a unit that turns right rows
 
 constexpr int64_t right_columns() { return kRightVectors * Lanes<float>::count; }
 
@@ -52,17 +53,21 @@ struct PixelStep {
   int64_t image, images, first, count;
 };
 
-inline int64_t turn_units(const RowProducts& p) { return p.images * right_tiles(p); }
+inline int64_t turned_blocks(const RowProducts& p) { return (p.pixels + kTurnedPixels - 1) / kTurnedPixels; }
 
-// The turned tiles [tiles][images][pixels][right_columns], zeros behind the last right row; a unit is one image of one tile.
+inline int64_t turn_units(const RowProducts& p) { return p.images * right_tiles(p) * turned_blocks(p); }
+
+// The turned tiles [tiles][images][pixels][right_columns], zeros behind the last right row; a unit is some pixels of one image
+// of one tile.
 inline void turn_rows(const RowProducts& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t row = unit / p.images * wide, rows = least(wide, p.right_rows - row);
-    const float* const from = p.right + unit % p.images * p.right_image + row * p.pixels;
-    float* const to = p.turned + unit * p.pixels * wide;
+    const int64_t plane = unit / turned_blocks(p), first = unit % turned_blocks(p) * kTurnedPixels;
+    const int64_t row = plane / p.images * wide, rows = least(wide, p.right_rows - row);
+    const float* const from = p.right + plane % p.images * p.right_image + row * p.pixels;
+    float* const to = p.turned + plane * p.pixels * wide;
     for (int64_t j = 0; j < wide; j += lanes) {
-      for (int64_t x = 0; x < p.pixels; x += lanes) {
+      for (int64_t x = first; x < least(first + kTurnedPixels, p.pixels); x += lanes) {
         const int64_t count = least(lanes, p.pixels - x);
         Vector<float> block[lanes];
         ACMIX_UNROLL
