@@ -18,7 +18,7 @@ __all__ = ["layer", "runs_at_once"]
 
 # Input channels from which on q, k and v stay for the backward pass. Of fewer they are computed again as soon as they
 # are written and read, and x alone stays. By the depth alone: so what is kept is proportional to the map.
-_KEPT_DEPTH = 192
+_KEPT_DEPTH = 128
 
 
 def runs_at_once(x: Tensor, weight: Tensor, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
