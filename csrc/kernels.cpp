@@ -2,6 +2,7 @@
 #include "problem.h"
 #include "attention_backward_direct.h"
 #include "attention_forward.h"
+#include "grid_sums.h"
 #include "group_gradients_direct.h"
 #include "product.h"
 #include "row_products.h"
@@ -113,6 +114,7 @@ const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
                       turn_units,
                       turn_rows,
                       row_product_units,
-                      multiply_rows_by_rows};
+                      multiply_rows_by_rows,
+                      sum_over_grid};
 
 }  // namespace acmix::ACMIX_ISA

@@ -87,21 +87,26 @@ struct Forward {
 
 // `together` images at a time. With `chunks` > 1 the batch is cut into as many parts and each thread goes through all
 // stages of its own: what it writes is in its own cache when it reads it. `projected` holds the whole batch, or what all
-// chunks need at a time, and is then used again and again; or fewer rows than a map has, of one image for each chunk.
+// chunks need at a time, and is then used again and again; or fewer rows than a map has, of one image for each chunk. `code` is
+// memory for the position code.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
-                   const std::optional<Tensor> bias, const std::optional<Tensor> position, const std::optional<Tensor> fc,
-                   const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, int64_t heads,
-                   int64_t window, int64_t stride, int64_t dilation, double scale, int64_t chunks, int64_t together) {
+                   const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
+                   const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
+                   const std::optional<Tensor> grid, const std::optional<Tensor> fc, const std::optional<Tensor> fc_rate,
+                   const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, Tensor code,
+                   int64_t heads, int64_t window, int64_t stride, int64_t dilation, double scale, int64_t chunks, int64_t together) {
   const Sizes whole = sizes_of(x, out, heads);
   const int64_t batch = whole.batch, capacity = projected.size(4), image = 3 * whole.channels() * capacity * whole.columns;
   require(out, "out", batch * whole.channels() * whole.outputs());
   const Kernels& set = acmix::kernels();
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
-  const std::unique_ptr<float[]> kernels = composed(fc, shift);
-  Product p = projection_of(whole, x, query, key, value, bias, projected);
+  const Parameters parameters{query_bias, key_bias, value_bias, position_weight, position_bias, grid, fc, fc_rate, shift, rate};
+  const std::vector<float> biases = joined_biases(whole, parameters);
+  const std::unique_ptr<float[]> kernels = composed(parameters, scaled_mix(parameters));
+  Product p = projection_of(whole, x, query, key, value, biases, projected);
   const std::unique_ptr<float[]> panels = arranged(set, p);
   float* const kept = data(projected);
-  const Forward forward{whole, windows, p, attention_of(whole, windows, scale, position, rate, kept),
+  const Forward forward{whole, windows, p, attention_of(whole, windows, scale, position_code(whole, parameters, code), rate, kept),
                         convolution_of(whole, windows, kernels.get(), kept), data(out), capacity};
   const bool keeps = projected.size(0) == batch && capacity == whole.height;
   const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
@@ -124,8 +129,9 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
 }  // namespace acmix
 
 STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
-  m.def("layer_forward(Tensor x, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? position, Tensor? fc, "
-        "Tensor? shift, Tensor? rate, Tensor(a!) out, Tensor(b!) projected, int heads, int window, int stride, int dilation, "
+  m.def("layer_forward(Tensor x, Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, "
+        "Tensor? value_bias, Tensor? position_weight, Tensor? position_bias, Tensor? grid, Tensor? fc, Tensor? fc_rate, "
+        "Tensor? shift, Tensor? rate, Tensor(a!) out, Tensor(b!) projected, Tensor(c!) code, int heads, int window, int stride, int dilation, "
         "float scale, int chunks, int together) -> ()");
 }
 

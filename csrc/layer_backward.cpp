@@ -12,22 +12,6 @@ namespace {
 constexpr int64_t kApart = int64_t{1} << 20;
 constexpr int64_t kEven = 4;  // images for each thread from which on an uneven rest is small
 
-// The position's gradient [D, H, W] of some images: their keys' over heads, with the sign turned.
-void sum_position(const Sizes& s, bool shared, const float* grad_keys, float* to) {
-  const int64_t map = s.width * s.pixels(), image = 3 * s.channels() * s.pixels();
-  const auto sum = [&](int64_t first, int64_t last) {
-    std::memset(to + first, 0, (last - first) * sizeof(float));
-    for (int64_t b = 0; b < s.batch; ++b) {
-      for (int64_t n = 0; n < s.heads; ++n) {
-        const float* from = grad_keys + b * image + n * map;
-        for (int64_t i = first; i < last; ++i) to[i] -= from[i];
-      }
-    }
-  };
-  if (shared) torch::stable::parallel_for(0, map, 4096, sum);
-  else sum(0, map);
-}
-
 // Sums of `count` entries over parts one behind the other; `adds` to what stands in `to`.
 void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, bool adds, float* to) {
   torch::stable::parallel_for(0, count, 16384, [&](int64_t first, int64_t last) {
@@ -40,9 +24,10 @@ void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, b
 }
 
 // From the gradient of the composed kernels [C, P, k, k] to those of the FC [k * k, P] and of the shifts [C, k * k, k, k].
-void pull_back(const Tensor& fc, const Tensor& shift, const float* grad_kernels, float* grad_fc, float* grad_shift) {
+void pull_back(const std::vector<float>& scaled, const Tensor& fc, const Tensor& shift, const float* grad_kernels, float* grad_fc,
+               float* grad_shift) {
   const int64_t maps = fc.size(0), pieces = fc.size(1), channels = shift.size(0);
-  const float *mix = data(fc), *shifts = data(shift);
+  const float *mix = scaled.data(), *shifts = data(shift);
   torch::stable::parallel_for(0, channels, 64, [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c) {
       for (int64_t i = 0; i < maps; ++i) {
@@ -82,7 +67,7 @@ Product back_projection_of(const Sizes& s, const Tensor& query, const Tensor& ke
 
 // What the sums over images are written to; null where they are not wanted.
 struct Sums {
-  float *projections[3], *bias, *position, *kernels;
+  float *projections[3], *bias, *kernels;
 };
 
 // All that is the same for all images of a backward pass.
@@ -97,9 +82,11 @@ struct Backward {
   float *kept, *grad_projected, *turned;
   int64_t turned_entries;
   const float *x, *grad;
-  int64_t kernels_size, position_size;    // 0 where these gradients are not wanted
-  std::vector<float> kernels, positions;  // shares of the sums, one behind the other
-  std::vector<float> rates;               // [B, N]
+  int64_t kernels_size;         // 0 where this gradient is not wanted
+  const float* grid;            // null where the position's gradients are not wanted
+  std::vector<float> kernels;   // shares of the sums, one behind the other
+  std::vector<float> rates;     // [B, N]
+  std::vector<double> grids;    // [B, N, D, 3], of the keys' gradients
 
   int64_t image() const { return 3 * whole.channels() * whole.pixels(); }
 
@@ -107,7 +94,7 @@ struct Backward {
   void operator()(const Kernels& set, int64_t first, int64_t images, int64_t threads) {
     const bool apart = image() * static_cast<int64_t>(sizeof(float)) >= kApart;
     const int64_t parts = apart ? images : 1;
-    kernels.resize(parts * kernels_size), positions.resize(parts * position_size);
+    kernels.resize(parts * kernels_size);
     if (!apart) {
       stages(set, true, first, 0, images);
     } else if (threads > 1 && (images % threads == 0 || images >= kEven * threads)) {
@@ -118,7 +105,6 @@ struct Backward {
       for (int64_t i = 0; i < images; ++i) stages(set, true, first, i, 1);
     }
     sum_parts(kernels, parts, kernels_size, first > 0, sums.kernels);
-    sum_parts(positions, parts, position_size, first > 0, sums.position);
     sum_projections(set, first, images);
   }
 
@@ -142,8 +128,11 @@ struct Backward {
       a.grad_q = part(s, grads, 0), a.grad_k = part(s, grads, 1), a.grad_v = part(s, grads, 2);
       a.grad_rate = rates.empty() ? nullptr : rates.data() + (first + offset) * s.heads;
       run(shared, a, set.attention_backward_units(a), set.attention_backward);
-      float* const position = positions.data() + offset * position_size;
-      if (position_size > 0) sum_position(s, shared, static_cast<const float*>(a.grad_k.data), position);
+      for (int64_t b = 0; b < count && grid != nullptr; ++b) {
+        const GridSums g{s.pixels(), static_cast<const float*>(a.grad_k.data) + b * image(), grid,
+                         grids.data() + (first + offset + b) * s.channels() * 3};
+        run(shared, g, s.channels(), set.sum_over_grid);
+      }
     }
     if (windows.convolution > 0) {
       GroupConvolution c = convolution;
@@ -171,15 +160,77 @@ struct Backward {
   }
 };
 
+// Where the gradients of the parameters beside the projections' weights go.
+struct ParameterGradients {
+  const std::optional<Tensor> &query_bias, &key_bias, &value_bias, &position_weight, &position_bias, &fc, &fc_rate, &shift, &rate;
+};
+
+// Of sums over all images: keys have the position code subtracted.
+void position_gradients(const Sizes& s, const std::vector<double>& grids, float* weight, float* bias) {
+  for (int64_t d = 0; d < s.width; ++d) {
+    double totals[3]{};
+    for (int64_t plane = d; plane < s.batch * s.channels(); plane += s.width) {
+      for (int64_t k = 0; k < 3; ++k) totals[k] -= grids[plane * 3 + k];
+    }
+    weight[2 * d] = static_cast<float>(totals[0]), weight[2 * d + 1] = static_cast<float>(totals[1]);
+    bias[d] = static_cast<float>(totals[2]);
+  }
+}
+
+// From the gradient of the FC's weight times the rate to those of both, in place.
+void rate_gradient(const Tensor& fc, const Tensor& rate, float* grad_fc, float* grad_rate) {
+  double total = 0;
+  for (int64_t i = 0; i < fc.numel(); ++i) {
+    total += static_cast<double>(grad_fc[i]) * data(fc)[i];
+    grad_fc[i] *= *data(rate);
+  }
+  *grad_rate = static_cast<float>(total);
+}
+
+void write_gradients(const Backward& backward, const Parameters& of, const std::vector<float>& mix, const std::vector<float>& biases,
+                     const std::vector<float>& grad_kernels, const ParameterGradients& to) {
+  const Sizes& s = backward.whole;
+  const std::optional<Tensor>* const grads[] = {&to.query_bias, &to.key_bias, &to.value_bias};
+  for (int64_t i = 0; i < 3 && !biases.empty(); ++i) {
+    require(**grads[i], "a bias's gradient", s.channels());
+    std::memcpy(data(*grads[i]), biases.data() + i * s.channels(), s.channels() * sizeof(float));
+  }
+  if (backward.grid != nullptr) {
+    require(*to.position_weight, "grad_position_weight", 2 * s.width);
+    require(*to.position_bias, "grad_position_bias", s.width);
+    position_gradients(s, backward.grids, data(to.position_weight), data(to.position_bias));
+  }
+  if (to.fc.has_value() && to.shift.has_value()) {
+    require(*to.fc, "grad_fc", of.fc->numel());
+    require(*to.shift, "grad_shift", of.shift->numel());
+    pull_back(mix, *of.fc, *of.shift, grad_kernels.data(), data(to.fc), data(to.shift));
+    if (to.fc_rate.has_value()) {
+      require(*to.fc_rate, "grad_fc_rate", 1);
+      rate_gradient(*of.fc, *of.fc_rate, data(to.fc), data(to.fc_rate));
+    }
+  }
+  if (to.rate.has_value()) {
+    double total = 0;
+    for (const float of_head : backward.rates) total += of_head;
+    *data(to.rate) = static_cast<float>(total);
+  }
+}
+
 // The gradients of all inputs, as many images at a time as `grad_projected` holds. `projected` is what the forward pass
-// kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for as many images of x, turned, and may be that same one.
+// kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for as many images
+// of x, turned, and may be that same one; `code` for the position code.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
-                    const std::optional<Tensor> bias, const std::optional<Tensor> position, const std::optional<Tensor> fc,
+                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
+                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
+                    const std::optional<Tensor> grid, const std::optional<Tensor> fc, const std::optional<Tensor> fc_rate,
                     const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor projected, bool kept,
-                    Tensor grad_projected, Tensor turned, const std::optional<Tensor> grad_x, Tensor grad_query, Tensor grad_key, Tensor grad_value,
-                    const std::optional<Tensor> grad_bias, const std::optional<Tensor> grad_position, const std::optional<Tensor> grad_fc,
-                    const std::optional<Tensor> grad_shift, const std::optional<Tensor> grad_rate, int64_t heads, int64_t window,
-                    int64_t stride, int64_t dilation, double scale, int64_t threads) {
+                    Tensor grad_projected, Tensor turned, Tensor code, const std::optional<Tensor> grad_x, Tensor grad_query,
+                    Tensor grad_key, Tensor grad_value, const std::optional<Tensor> grad_query_bias,
+                    const std::optional<Tensor> grad_key_bias, const std::optional<Tensor> grad_value_bias,
+                    const std::optional<Tensor> grad_position_weight, const std::optional<Tensor> grad_position_bias,
+                    const std::optional<Tensor> grad_fc, const std::optional<Tensor> grad_fc_rate, const std::optional<Tensor> grad_shift,
+                    const std::optional<Tensor> grad_rate, int64_t heads, int64_t window, int64_t stride, int64_t dilation,
+                    double scale, int64_t threads) {
   Sizes whole = sizes_of(x, grad, heads);
   const int64_t channels = whole.channels(), images = grad_projected.size(0), image = 3 * channels * whole.pixels();
   require(grad, "grad", whole.batch * channels * whole.outputs());
@@ -189,49 +240,47 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   if (grad_x.has_value()) require(*grad_x, "grad_x", x.numel());
   Tensor* const projections[] = {&grad_query, &grad_key, &grad_value};
   for (const Tensor* of : projections) require(*of, "a projection's gradient", channels * whole.in_channels);
-  if (grad_bias.has_value()) require(*grad_bias, "grad_bias", 3 * channels);
-  if (grad_position.has_value()) require(*grad_position, "grad_position", whole.width * whole.pixels());
   if (grad_rate.has_value()) require(*grad_rate, "grad_rate", 1);
 
   const Kernels& set = acmix::kernels();
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
-  const std::unique_ptr<float[]> kernels = composed(fc, shift);
+  const Parameters parameters{query_bias, key_bias, value_bias, position_weight, position_bias, grid, fc, fc_rate, shift, rate};
+  const std::vector<float> biases = joined_biases(whole, parameters), mix = scaled_mix(parameters);
+  const std::unique_ptr<float[]> kernels = composed(parameters, mix);
   const int64_t kernels_size = shift.has_value() ? channels * fc->size(1) * windows.convolution * windows.convolution : 0;
-  std::vector<float> grad_kernels(kernels_size);
-  Product again = projection_of(whole, x, query, key, value, bias, projected);
+  std::vector<float> grad_kernels(kernels_size), grad_biases(grad_query_bias.has_value() ? 3 * channels : 0);
+  Product again = projection_of(whole, x, query, key, value, biases, projected);
   if (kept) again.out = nullptr;
   Product back = back_projection_of(whole, query, key, value, data(grad_projected), data(grad_x));
   const std::unique_ptr<float[]> panels = grad_x.has_value() ? arranged(set, back) : nullptr;
-  const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, data(grad_bias), data(grad_position), grad_kernels.data()};
-  Backward backward{whole, windows, again, attention_of(whole, windows, scale, position, rate, data(projected)),
+  const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, grad_biases.empty() ? nullptr : grad_biases.data(),
+                  grad_kernels.data()};
+  float* const of_position = position_code(whole, parameters, code);
+  const bool attends = window > 0, places = attends && grad_position_weight.has_value();
+  Backward backward{whole, windows, again, attention_of(whole, windows, scale, of_position, rate, data(projected)),
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
                     data(grad_projected), data(turned), turned.numel(), data(x), data(grad), kernels_size,
-                    window > 0 && grad_position.has_value() ? whole.width * whole.pixels() : 0, {}, {},
-                    std::vector<float>(grad_rate.has_value() && window > 0 ? whole.batch * heads : 0)};
+                    places ? data(grid) : nullptr, {}, std::vector<float>(grad_rate.has_value() && attends ? whole.batch * heads : 0),
+                    std::vector<double>(places ? whole.batch * channels * 3 : 0)};
   for (int64_t first = 0; first < whole.batch; first += images) {
     backward(set, first, std::min(images, whole.batch - first), threads);
   }
-  if (grad_fc.has_value() && grad_shift.has_value()) {
-    require(*grad_fc, "grad_fc", fc->numel());
-    require(*grad_shift, "grad_shift", shift->numel());
-    pull_back(*fc, *shift, grad_kernels.data(), data(grad_fc), data(grad_shift));
-  }
-  if (grad_rate.has_value()) {
-    double total = 0;
-    for (const float of_head : backward.rates) total += of_head;
-    *data(grad_rate) = static_cast<float>(total);
-  }
+  const ParameterGradients grads{grad_query_bias, grad_key_bias, grad_value_bias, grad_position_weight, grad_position_bias,
+                                 grad_fc, grad_fc_rate, grad_shift, grad_rate};
+  write_gradients(backward, parameters, mix, grad_biases, grad_kernels, grads);
 }
 
 }  // namespace
 }  // namespace acmix
 
 STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
-  m.def("layer_backward(Tensor grad, Tensor x, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? position, "
-        "Tensor? fc, Tensor? shift, Tensor? rate, Tensor(a!) projected, bool kept, Tensor(b!) grad_projected, Tensor(c!) turned, "
-        "Tensor(d!)? grad_x, Tensor(e!) grad_query, Tensor(f!) grad_key, Tensor(g!) grad_value, Tensor(h!)? grad_bias, "
-        "Tensor(i!)? grad_position, Tensor(j!)? grad_fc, Tensor(k!)? grad_shift, Tensor(l!)? grad_rate, int heads, int window, int stride, int dilation, "
-        "float scale, int threads) -> ()");
+  m.def("layer_backward(Tensor grad, Tensor x, Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, "
+        "Tensor? value_bias, Tensor? position_weight, Tensor? position_bias, Tensor? grid, Tensor? fc, Tensor? fc_rate, "
+        "Tensor? shift, Tensor? rate, Tensor(a!) projected, bool kept, Tensor(b!) grad_projected, Tensor(c!) turned, "
+        "Tensor(d!) code, Tensor(e!)? grad_x, Tensor(f!) grad_query, Tensor(g!) grad_key, Tensor(h!) grad_value, "
+        "Tensor(i!)? grad_query_bias, Tensor(j!)? grad_key_bias, Tensor(k!)? grad_value_bias, Tensor(l!)? grad_position_weight, "
+        "Tensor(m!)? grad_position_bias, Tensor(n!)? grad_fc, Tensor(o!)? grad_fc_rate, Tensor(p!)? grad_shift, "
+        "Tensor(q!)? grad_rate, int heads, int window, int stride, int dilation, float scale, int threads) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CPU, m) { m.impl("layer_backward", TORCH_BOX(&acmix::layer_backward)); }

@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "instruction_sets.h"
 #include "torch_tensors.h"
@@ -49,29 +50,73 @@ inline View pieces(const Sizes& s, float* projected, int64_t map) {
 
 inline View pieces(const Sizes& s, float* projected) { return pieces(s, projected, s.pixels()); }
 
-inline Attention attention_of(const Sizes& s, const Window& window, double scale, const std::optional<Tensor>& position,
-                              const std::optional<Tensor>& rate, float* projected) {
+// The layer's parameters as they are given, without the weights of its projections.
+struct Parameters {
+  const std::optional<Tensor> &query_bias, &key_bias, &value_bias, &position_weight, &position_bias, &grid;
+  const std::optional<Tensor> &fc, &fc_rate, &shift, &rate;
+};
+
+// The biases of the three projections one behind the other, or nothing.
+inline std::vector<float> joined_biases(const Sizes& s, const Parameters& of) {
+  std::vector<float> all;
+  for (const std::optional<Tensor>* const bias : {&of.query_bias, &of.key_bias, &of.value_bias}) {
+    if (!bias->has_value()) return {};
+    require(**bias, "a projection's bias", s.channels());
+    all.insert(all.end(), data(*bias), data(*bias) + s.channels());
+  }
+  return all;
+}
+
+// The position code [D, H, W] of a grid [2, H, W], written to `code`; null where there is none.
+inline float* position_code(const Sizes& s, const Parameters& of, const Tensor& code) {
+  if (!of.position_weight.has_value() || !of.position_bias.has_value() || !of.grid.has_value()) return nullptr;
+  const int64_t pixels = s.pixels();
+  require(*of.position_weight, "the position's weight", 2 * s.width);
+  require(*of.position_bias, "the position's bias", s.width);
+  require(*of.grid, "the position's grid", 2 * pixels);
+  require(code, "code", s.width * pixels);
+  const float *weight = data(of.position_weight), *bias = data(of.position_bias), *across = data(of.grid), *down = across + pixels;
+  float* const to = data(code);
+  torch::stable::parallel_for(0, s.width, 1 + 16384 / pixels, [&](int64_t first, int64_t last) {
+    for (int64_t d = first; d < last; ++d) {
+      for (int64_t i = 0; i < pixels; ++i) to[d * pixels + i] = weight[2 * d] * across[i] + weight[2 * d + 1] * down[i] + bias[d];
+    }
+  });
+  return to;
+}
+
+// The FC's weight [k * k, P] times the convolution path's rate.
+inline std::vector<float> scaled_mix(const Parameters& of) {
+  if (!of.fc.has_value()) return {};
+  std::vector<float> mix(data(of.fc), data(of.fc) + of.fc->numel());
+  if (!of.fc_rate.has_value()) return mix;
+  require(*of.fc_rate, "the convolution path's rate", 1);
+  for (float& entry : mix) entry *= *data(of.fc_rate);
+  return mix;
+}
+
+inline Attention attention_of(const Sizes& s, const Window& window, double scale, float* code, const std::optional<Tensor>& rate,
+                              float* projected) {
   Attention a{};
   a.batch = s.batch, a.heads = s.heads, a.width = s.width, a.height = s.height, a.columns = s.columns;
   a.out_height = s.out_height, a.out_columns = s.out_columns, a.top = 0, a.bottom = s.out_height;
   a.kernel = window.attention, a.stride = window.stride, a.dilation = window.dilation, a.scale = scale;
   a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
-  if (position.has_value()) require(*position, "position", s.width * s.pixels());
   if (rate.has_value()) require(*rate, "rate", 1);
-  a.position = view(data(position), 0, 0, s.pixels(), s.columns);
+  a.position = view(code, 0, 0, s.pixels(), s.columns);
   a.rate = data(rate);
   return a;
 }
 
-// FC and shifts as one kernel: [C, P, k, k] from [k * k, P] and [C, k * k, k, k].
-inline std::unique_ptr<float[]> composed(const std::optional<Tensor>& optional_fc, const std::optional<Tensor>& optional_shift) {
-  if (!optional_fc.has_value() || !optional_shift.has_value()) return nullptr;
-  const Tensor &fc = *optional_fc, &shift = *optional_shift;
+// FC and shifts as one kernel: [C, P, k, k] from [k * k, P], rate included, and [C, k * k, k, k].
+inline std::unique_ptr<float[]> composed(const Parameters& of, const std::vector<float>& scaled) {
+  if (!of.fc.has_value() || !of.shift.has_value()) return nullptr;
+  const Tensor &fc = *of.fc, &shift = *of.shift;
   const int64_t maps = fc.size(0), pieces = fc.size(1), channels = shift.size(0);
   require(fc, "the FC's weight", maps * pieces);
   require(shift, "the shifts' weight", channels * maps * maps);
   std::unique_ptr<float[]> kernels(new float[channels * pieces * maps]);
-  const float *mix = data(fc), *shifts = data(shift);
+  const float *mix = scaled.data(), *shifts = data(shift);
   torch::stable::parallel_for(0, channels, 64, [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c) {
       for (int64_t p = 0; p < pieces; ++p) {
@@ -133,13 +178,12 @@ inline Sizes sizes_of(const Tensor& x, const Tensor& out, int64_t heads) {
 
 // Stage I as a product, from x to q, k and v.
 inline Product projection_of(const Sizes& s, const Tensor& x, const Tensor& query, const Tensor& key, const Tensor& value,
-                      const std::optional<Tensor>& bias, const Tensor& projected) {
+                             const std::vector<float>& biases, const Tensor& projected) {
   const int64_t channels = s.channels(), map = s.pixels();
   Product p = product_of(s, query, key, value);
   require(x, "x", s.batch * s.in_channels * map);
   require(projected, "projected", projected.size(0) * 3 * channels * projected.size(4) * s.columns);
-  if (bias.has_value()) require(*bias, "bias", 3 * channels);
-  p.rows = 3 * channels, p.depth = s.in_channels, p.bias = data(bias);
+  p.rows = 3 * channels, p.depth = s.in_channels, p.bias = biases.empty() ? nullptr : biases.data();
   p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;
   p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;
   return p;

@@ -74,6 +74,13 @@ struct RowProducts {
   float* turned;  // memory for the right map, pixels by rows
 };
 
+// Sums over pixels of rows of float32 times the two rows of a grid, and of the rows alone: [rows][3]. A unit is a row.
+struct GridSums {
+  int64_t pixels;
+  const float *rows, *grid;
+  double* sums;
+};
+
 // The kernels of one instruction set. Each works on the units first..last of a call; no unit depends on another, so
 // that results do not depend on how many threads share them.
 struct Kernels {
@@ -96,6 +103,7 @@ struct Kernels {
   void (*turn_rows)(const RowProducts&, int64_t first, int64_t last);
   int64_t (*row_product_units)(const RowProducts&);
   void (*multiply_rows)(const RowProducts&, int64_t first, int64_t last);
+  void (*sum_over_grid)(const GridSums&, int64_t first, int64_t last);
 };
 
 }  // namespace acmix

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops.dispatch import BACKENDS, backend_reasons
+from acmix.ops.impl.layer_inputs import LayerInputs
 from acmix.ops.problem import OpName, Problem
 
 OPS = torch.ops.acmix
@@ -51,21 +52,25 @@ def project(channels_last: bool) -> tuple[Any, ...]:
 
 def layer(paths: str, stride: int) -> tuple[Any, ...]:
     """In float32, which alone the op knows."""
-    shapes: list[tuple[int, ...] | None] = [
-        (2, 3, 5, 4),
-        *((4, 3, 1, 1),) * 3,
-        (12,),
-        (2, 5, 4),
-        (9, 6),
-        (4, 9, 3, 3),
-        (1,),
-    ]
-    if paths == "attention":
-        shapes[6:8] = None, None
-    if paths == "convolution":
-        shapes[4], shapes[5], shapes[8] = None, None, None
-    tensors = (None if shape is None else randn(*shape, seed=seed) for seed, shape in enumerate(shapes))
-    inputs = (None if x is None else x.detach().float().requires_grad_() for x in tensors)
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (2, 3, 5, 4),
+        **dict.fromkeys(("query", "key", "value"), (4, 3, 1, 1)),
+        **dict.fromkeys(("query_bias", "key_bias", "value_bias"), (4,)),
+        "position_weight": (2, 2, 1, 1),
+        "position_bias": (2,),
+        "grid": (2, 5, 4),
+        "fc_weight": (9, 6, 1, 1),
+        "fc_rate": (1,),
+        "shift_weight": (4, 9, 3, 3),
+        "rate": (1,),
+    }
+    missing = {
+        "both": (),
+        "attention": ("fc_weight", "fc_rate", "shift_weight"),
+        "convolution": ("query_bias", "key_bias", "value_bias", "position_weight", "position_bias", "grid", "rate"),
+    }[paths]
+    tensors = {name: randn(*shape, seed=seed).detach().float() for seed, (name, shape) in enumerate(shapes.items())}
+    inputs = (None if name in missing else x.requires_grad_(name != "grid") for name, x in tensors.items())
     return *inputs, 2, 0 if paths == "convolution" else 3, stride, 1
 
 
@@ -124,7 +129,7 @@ def test_backward_op(op: OpName, impl: str, case: str) -> None:
     last: bool | str = impl
     if op == "layer":
         out, projected = getattr(OPS, op)(*arguments, last := True)
-        arguments[9:9] = [projected]
+        arguments[len(LayerInputs._fields) : len(LayerInputs._fields)] = [projected]
     else:
         out = getattr(OPS, op)(*arguments, impl)
     if op == "local_attention":  # its backward pass may read the output

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
 from acmix.nn.planes import as_planes, in_format_of, runs_on_planes
-from acmix.nn.pointwise import pointwise, position_code
+from acmix.nn.pointwise import pointwise
 from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
@@ -261,14 +261,16 @@ class ACmix(TwoPaths):
         return all(parameter is None or parameter.dtype == dtype for parameter in parameters)
 
     def _at_once(self, x: Tensor) -> Tensor:
-        children = (self.query, self.key, self.value)
-        bias = None if self.query.bias is None else torch.cat([present(child.bias) for child in children])
-        query, key, value = (child.weight for child in children)
-        code = None if self.position is None else position_code(self.position, x.shape[2:], self.position_step)
+        query, key, value, position = self.query, self.key, self.value, self.position
+        weights, biases = (query.weight, key.weight, value.weight), (query.bias, key.bias, value.bias)
+        code: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+        if position is not None:
+            grid = coordinate_grid(x.shape[2], x.shape[3], self.position_step, position.weight)
+            code = (position.weight, position.bias, grid)
         if self.paths == "attention":
-            return layer(LayerInputs(x, query, key, value, bias, code, None, None, self.alpha), self._layer_window())
-        kernels = self.fc_weight(x.dtype), self.shift.weight
-        inputs = LayerInputs(x, query, key, value, bias, code, *kernels, self.alpha)
+            inputs = LayerInputs(x, *weights, *biases, *code, None, None, None, self.alpha)
+            return layer(inputs, self._layer_window())
+        inputs = LayerInputs(x, *weights, *biases, *code, self.fc.weight, self._beta(), self.shift.weight, self.alpha)
         return self.with_bias(layer(inputs, self._layer_window()))
 
     def _attend(self, projected: _Projected) -> Tensor | None:

@@ -2,13 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from acmix.nn.position import coordinate_grid
 from acmix.nn.two_paths import present
 from acmix.ops.tracing import is_tracing
 
-__all__ = ["pointwise", "position_code"]
+__all__ = ["pointwise"]
 
 # Pixels from which on a matrix product is the faster 1x1 convolution on a CPU (scripts/compare_projections.py).
 _LARGE_MAP = 1024
@@ -29,11 +28,3 @@ def _as_product(x: Tensor, bias: Tensor | None) -> bool:
     if bias is None or x.device.type != "cpu" or x.dtype != torch.float32 or is_tracing():
         return False
     return x.is_contiguous() and x.shape[2] * x.shape[3] >= _LARGE_MAP and len(x) > 0
-
-
-def position_code(position: nn.Conv2d, size: torch.Size, step: float | None) -> Tensor:
-    """The position code [D, H, W] for maps of a size: torch's convolution of two channels takes ten times as long."""
-    grid = coordinate_grid(size[0], size[1], step, position.weight)
-    code = torch.addmm(present(position.bias).unsqueeze(1), position.weight.flatten(1), grid.flatten(1))
-    maps: Tensor = code.unflatten(1, grid.shape[1:])
-    return maps

@@ -8,7 +8,7 @@ from torch import Tensor
 from acmix.ops.impl import cpu
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.library import or_empty
-from acmix.ops.library_layer import layer_backward_op
+from acmix.ops.library_layer import layer_backward_op, of_parameters
 from acmix.ops.tracing import is_watched
 
 __all__ = ["direct_layer"]
@@ -40,7 +40,7 @@ class _DirectLayer(torch.autograd.Function):
         if grad is None:
             return (*_NO_OPTIONS, *(None,) * _COUNT)
         if torch.is_grad_enabled() or _is_special(grad, *inputs):
-            found = layer_backward_op(grad, *inputs, projected, *ctx.window, wanted[0])
+            found = of_parameters(layer_backward_op(grad, *inputs, projected, *ctx.window, wanted[0]))
         else:
             kept = projected if projected.numel() else None
             found = cpu.layer_backward(grad, LayerInputs._make(inputs), kept, ctx.window, wanted[0])

@@ -1,5 +1,6 @@
 """`acmix::layer`, both stages of the layer at once, and its backward pass as torch operators."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from acmix.ops.impl.torch.convolution import convolution_path
 from acmix.ops.impl.torch.tiles import Window
 from acmix.ops.library import Rules, or_empty, pull_back, register
 
-__all__ = ["layer_backward_op", "layer_op"]
+__all__ = ["layer_backward_op", "layer_op", "of_parameters"]
 
 Gradients = tuple[Tensor | None, ...]
 
 _COUNT = len(LayerInputs._fields)
 _TENSORS = (
-    "Tensor x, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? position, Tensor? fc_weight, "
+    "Tensor x, Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? value_bias, "
+    "Tensor? position_weight, Tensor? position_bias, Tensor? grid, Tensor? fc_weight, Tensor? fc_rate, "
     "Tensor? shift_weight, Tensor? rate"
 )
 _OPTIONS = "int heads, int kernel_size, int stride, int dilation"
@@ -30,17 +32,19 @@ def _plain(*arguments: Any) -> Tensor:
     """The layer as differentiable torch functions."""
     inputs, window = LayerInputs(*arguments[:_COUNT]), LayerWindow(*arguments[_COUNT : _COUNT + 4])
     weight = torch.cat([inputs.query, inputs.key, inputs.value])
+    biases = [bias for bias in (inputs.query_bias, inputs.key_bias, inputs.value_bias) if bias is not None]
     heads = (3, window.heads, weight.shape[0] // (3 * window.heads))
-    projected = F.conv2d(inputs.x, weight, inputs.bias).unflatten(1, heads)
+    projected = F.conv2d(inputs.x, weight, torch.cat(biases) if biases else None).unflatten(1, heads)
     paths = []
     if window.kernel_size:
         q, k, v = projected.unbind(1)
         tiles = Window(window.kernel_size, window.stride, window.dilation, inputs.scale(window))
-        attention = attention_graph(q, k, v, inputs.position, tiles).flatten(1, 2)
+        attention = attention_graph(q, k, v, inputs.code(), tiles).flatten(1, 2)
         paths.append(attention if inputs.rate is None else attention * inputs.rate)
-    if inputs.fc_weight is not None and inputs.shift_weight is not None:
+    mix = inputs.mix()
+    if mix is not None and inputs.shift_weight is not None:
         pieces = projected.flatten(1, 2).transpose(1, 2)
-        weights = inputs.fc_weight, inputs.shift_weight, None
+        weights = mix, inputs.shift_weight, None
         paths.append(convolution_path(pieces, weights, window.stride, window.dilation, "composed"))
     return sum(paths[1:], paths[0])
 
@@ -83,9 +87,15 @@ def _forward_gradient(ctx: Any, grad: Tensor | None, grad_projected: None) -> Gr
     options = (None,) * (len(ctx.window) + 1)
     if grad is None:
         return (None,) * _COUNT + options
-    grads = layer_backward_op(grad, *inputs, projected, *ctx.window, ctx.needs_input_grad[0])
+    grads = of_parameters(layer_backward_op(grad, *inputs, projected, *ctx.window, ctx.needs_input_grad[0]))
     wanted = zip(ctx.needs_input_grad, inputs, grads, strict=False)
     return (*(None if x is None or not needed else grad_x for needed, x, grad_x in wanted), *options)
+
+
+def of_parameters(grads: Iterable[Tensor | None], wants_x: bool = True) -> Gradients:
+    """Gradients without the grid's, which is no parameter, and without x's where that is not wanted."""
+    unwanted = ("grid",) if wants_x else ("grid", "x")
+    return tuple(None if name in unwanted else grad for name, grad in zip(LayerInputs._fields, grads, strict=True))
 
 
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
@@ -97,9 +107,9 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _backward_fake(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    inputs, wants_x = arguments[:_COUNT], arguments[-1]
-    grads = [None if x is None else x.new_empty(x.shape) for x in inputs]
-    return tuple(or_empty(x, inputs[0]) for x in (grads[0] if wants_x else None, *grads[1:]))
+    inputs, wants_x = LayerInputs(*arguments[:_COUNT]), arguments[-1]
+    grads = of_parameters((None if x is None else x.new_empty(x.shape) for x in inputs), wants_x)
+    return tuple(or_empty(x, inputs.x) for x in grads)
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -111,12 +121,12 @@ def _backward_gradient(ctx: Any, *grads: Tensor) -> Gradients:
     """The second derivative, through the layer written as plain functions; itself differentiable."""
 
     def graph(grad: Tensor, *inputs: Tensor | None) -> Gradients:
-        every = _plain_backward(grad, *inputs, *ctx.window)
-        return every if ctx.wants_x else (None, *every[1:])
+        return of_parameters(_plain_backward(grad, *inputs, *ctx.window), ctx.wants_x)
 
     saved = ctx.saved_tensors
-    given = [grad for grad, x in zip(grads, saved[1:], strict=True) if x is not None]
-    pulled = pull_back(graph, saved, tuple(given if ctx.wants_x else given[1:]))
+    wanted = of_parameters(saved[1:], ctx.wants_x)
+    given = tuple(grad for grad, x in zip(grads, wanted, strict=True) if x is not None)
+    pulled = pull_back(graph, saved, given)
     return (*pulled, None, *(None,) * (len(ctx.window) + 1))
 
 
@@ -127,9 +137,10 @@ def _flops(inputs: tuple[Any, ...], window: tuple[int, ...]) -> tuple[int, int, 
     pixels, outputs = height * width, output_size(height, stride) * output_size(width, stride)
     projections = 2 * batch * 3 * channels * in_channels * pixels
     attention = 4 * batch * channels * outputs * kernel_size**2
-    if inputs[6] is None:
+    fc_weight, shift_weight = (inputs[LayerInputs._fields.index(name)] for name in ("fc_weight", "shift_weight"))
+    if fc_weight is None:
         return projections, attention, 0
-    (maps, pieces), kernel = inputs[6], inputs[7][3]
+    maps, pieces, kernel = fc_weight[0], fc_weight[1], shift_weight[3]
     mixed = channels // heads * pieces * maps * pixels
     return projections, attention, 2 * batch * (mixed + channels * maps * kernel**2 * outputs)
 

@@ -24,6 +24,7 @@ _STRIP_ROWS = 8
 _BACKWARD_BYTES = 4 * 2**20
 _LARGE = 2**20
 _LARGE_BYTES = 5 * 2**20
+_FIELDS = LayerInputs._fields
 # Channels of x are turned so many at a time, or by a part of that.
 _TURNED = 64
 
@@ -34,22 +35,28 @@ def _dense(inputs: LayerInputs) -> LayerInputs:
 
 def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor, Tensor | None]:
     """Output [B, C, H', W'] of both paths and, where `keep` asks for them, q, k and v as [B, 3, N, D, H, W]."""
-    x, query, key, value, bias, position, fc_weight, shift_weight, rate = _dense(inputs)
+    inputs = _dense(inputs)
+    x = inputs.x
     batch, _, height, width = x.shape
-    channels, stride = query.shape[0], window.stride
+    channels, stride = inputs.query.shape[0], window.stride
     out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
     shape = _projected_shape(inputs, window, 1)
     chunks, together = _shares(batch, x.element_size() * math.prod(shape))
     if keep:
         projected = x.new_empty((batch, *shape[1:]))
     else:
-        kernel = 0 if shift_weight is None else shift_weight.shape[3]
+        kernel = 0 if inputs.shift_weight is None else inputs.shift_weight.shape[3]
         rows = height if together > 1 else _rows(shape, chunks, window, kernel)
         images = min(batch, chunks * together)
         projected = scratch("projected", (images, *shape[1:4], rows, width))
-    tensors = x, query, key, value, bias, position, fc_weight, shift_weight, rate
-    torch.ops.acmix_cpu.layer_forward(*tensors, out, projected, *window, inputs.scale(window), chunks, together)
+    code = _code(inputs, shape)
+    torch.ops.acmix_cpu.layer_forward(*inputs, out, projected, code, *window, inputs.scale(window), chunks, together)
     return out, projected if keep else None
+
+
+def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:
+    """Memory for the position code [D, H, W]."""
+    return scratch("code", projected[3:] if inputs.grid is not None else (0,))
 
 
 def _shares(batch: int, image: int) -> tuple[int, int]:
@@ -81,7 +88,7 @@ def layer_backward(
     Where the forward pass has not kept q, k and v, they are computed again, some images at a time.
     """
     inputs = _dense(inputs)
-    x, rate = inputs.x, inputs.rate
+    x = inputs.x
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
     large = image if projected is None else _LARGE_BYTES
     images = max(1, min(len(x), (_BACKWARD_BYTES if image < _LARGE else large) // image))
@@ -89,8 +96,12 @@ def layer_backward(
     grads = [None if given is None else torch.empty_like(given) for given in inputs]
     if not wants_x:
         grads[0] = None
-    if rate is not None and not window.kernel_size:
-        grads[-1] = torch.zeros_like(rate)
+    if not window.kernel_size:  # nothing comes through a path that is not there
+        for name in ("position_weight", "position_bias", "rate"):
+            grad_of = grads[_FIELDS.index(name)]
+            if grad_of is not None:
+                grad_of.zero_()
+    grads[_FIELDS.index("grid")] = None
     kept = projected is not None
     if projected is None:
         projected = scratch("projected", shape)
@@ -98,7 +109,8 @@ def layer_backward(
     entries = images * math.prod(x.shape[2:]) * -(-x.shape[1] // _TURNED) * _TURNED
     turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
-        grad.contiguous(), *inputs, projected, kept, scratch("gradients", shape), turned, *grads,
+        grad.contiguous(), *inputs, projected, kept, scratch("gradients", shape), turned, _code(inputs, shape),
+        *grads[: _FIELDS.index("grid")], *grads[_FIELDS.index("grid") + 1 :],
         *window, inputs.scale(window), torch.get_num_threads(),
     )  # fmt: skip
     return tuple(grads)
