@@ -15,7 +15,19 @@ __all__ = ["scratch"]
 _MOST = 6 * 2**20
 _MOST_OF_A_THREAD = 3 * 2**19
 
-_threads = threading.local()
+# Views of a thread's buffers that are kept: a network asks for the same few shapes again and again.
+_MOST_VIEWS = 64
+
+
+class _Kept(threading.local):
+    """A thread's buffers by their names, and views of them."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+        self.views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+
+_kept = _Kept()
 
 
 def scratch(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -25,16 +37,29 @@ def scratch(name: str, shape: tuple[int, ...]) -> Tensor:
         name: whose memory it is: two that are in use at a time have two names.
         shape: of what comes back.
     """
-    entries = math.prod(shape)
+    # Under a mode, memory may be fake.
+    if not torch._C._len_torch_dispatch_stack():
+        view = _kept.views.get((name, shape))
+        if view is not None:
+            return view
     # A buffer that was made for inference alone could not be written to elsewhere.
     with torch.inference_mode(False):
-        # Under a mode, memory may be fake.
-        if torch._C._len_torch_dispatch_stack() or 4 * entries > max(
-            _MOST, _MOST_OF_A_THREAD * torch.get_num_threads()
-        ):
-            return torch.empty(shape, dtype=torch.float32, device="cpu")
-        kept: Tensor | None = getattr(_threads, name, None)
-        if kept is None or kept.numel() < entries:
-            kept = torch.empty(entries, dtype=torch.float32, device="cpu")
-            setattr(_threads, name, kept)
-        return kept[:entries].view(shape)
+        return _new_view(name, shape)
+
+
+def _new_view(name: str, shape: tuple[int, ...]) -> Tensor:
+    entries = math.prod(shape)
+    most = max(_MOST, _MOST_OF_A_THREAD * torch.get_num_threads())
+    if torch._C._len_torch_dispatch_stack() or 4 * entries > most:
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+    buffer = _kept.buffers.get(name)
+    if buffer is None or buffer.numel() < entries:
+        buffer = torch.empty(entries, dtype=torch.float32, device="cpu")
+        # Views would keep the memory that they are of.
+        _kept.views = {key: view for key, view in _kept.views.items() if key[0] != name}
+        _kept.buffers[name] = buffer
+    if len(_kept.views) >= _MOST_VIEWS:
+        _kept.views.clear()
+    view = buffer[:entries].view(shape)
+    _kept.views[name, shape] = view
+    return view
