@@ -211,14 +211,14 @@ class DirectBackward {
       : a_(a), plan_(a), lines_(plan_.tiles), block_(block_rows), row_(a.width * plan_.pitch),
         packed_size_(least((block_rows - 1) * S + K, a.height) * row_), query_size_(a.width * lines_.length),
         weights_size_(K * K * lines_.length), tile_size_(kGroup * K * K * lanes), result_size_(S == 1 ? 0 : kGroup * a.width * lanes),
-        scratch_(4 * Memory::size_of(packed_size_) + 2 * Memory::size_of(kGroup * query_size_) +
-                 2 * Memory::size_of(kGroup * weights_size_) + 2 * Memory::size_of(tile_size_) + Memory::size_of(result_size_)),
-        keys_(scratch_.take(packed_size_)), values_(scratch_.take(packed_size_)), grad_keys_(scratch_.take(packed_size_)),
-        grad_values_(scratch_.take(packed_size_)), queries_(scratch_.take(kGroup * query_size_) + Lines::margin),
+        scratch_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(kGroup * query_size_) + 2 * Memory::size_of(kGroup * weights_size_)),
+        sums_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(tile_size_) + Memory::size_of(result_size_), Holds::anything),
+        keys_(scratch_.take(packed_size_)), values_(scratch_.take(packed_size_)), grad_keys_(sums_.take(packed_size_)),
+        grad_values_(sums_.take(packed_size_)), queries_(scratch_.take(kGroup * query_size_) + Lines::margin),
         grads_(scratch_.take(kGroup * query_size_) + Lines::margin),
         weights_(scratch_.take(kGroup * weights_size_) + Lines::margin),
-        grad_weights_(scratch_.take(kGroup * weights_size_) + Lines::margin), tile_weights_(scratch_.take(tile_size_)),
-        tile_grads_(scratch_.take(tile_size_)), result_(scratch_.take(result_size_)),
+        grad_weights_(scratch_.take(kGroup * weights_size_) + Lines::margin), tile_weights_(sums_.take(tile_size_)),
+        tile_grads_(sums_.take(tile_size_)), result_(sums_.take(result_size_)),
         scale_(static_cast<float>(a.scale * kLog2E)), rate_(rate_of<float>(a)) {}
 
   // Gradients of one head of one image; returns that of the rate.
@@ -337,7 +337,7 @@ class DirectBackward {
   const DirectPlan<K, S> plan_;
   const Lines lines_;
   int64_t block_, row_, packed_size_, query_size_, weights_size_, tile_size_, result_size_;
-  Memory scratch_;
+  Memory scratch_, sums_;
   float *keys_, *values_, *grad_keys_, *grad_values_, *queries_, *grads_, *weights_, *grad_weights_, *tile_weights_, *tile_grads_, *result_;
   float scale_, rate_;
   int64_t first_ = 0, last_ = 0, written_ = 0;  // the key rows that are packed; how many have been written to the map

@@ -81,10 +81,12 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       ACMIX_UNROLL
-      for (int r = 0; r < NR; ++r) __builtin_prefetch(out + o * channel + r * out_row + kMaskLanes / 2, 1);
+      for (int r = 0; r < NR; ++r) __builtin_prefetch(out + c.out.strides[1] + o * channel + r * out_row + kMaskLanes / 2, 1);
     }
   }
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
+    ACMIX_UNROLL
+    for (int r = 0; r < NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * step + kMaskLanes / 2, 0, 2);
     if (at.top) direct_taps<1, NR, S>(at, from, step, weights, sums);
     else direct_taps<0, NR, S>(at, from, step, weights, sums);
     direct_taps<0, NR, S>(at, from + row, step, weights + 3 * NO, sums);

@@ -11,6 +11,7 @@ constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: i
 constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; with kDepth rows they stay in the second cache
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kThreads = 4;                     // so many share the blocks evenly where there are many
+constexpr int64_t kRowsAhead = 8;                   // that are asked for before they are packed: each is on a page of its own
 constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
 
 constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
@@ -100,7 +101,10 @@ inline void pack_columns(const Product& p, const TileColumns* tiles, int64_t cou
       if (!tiles[t].whole) continue;
       const float* from = row + tiles[t].image * p.x_image + tiles[t].pixel;
       ACMIX_UNROLL
-      for (int64_t v = 0; v < wide; v += Lanes<float>::count) store(line + v, load(from + v));
+      for (int64_t v = 0; v < wide; v += Lanes<float>::count) {
+        if (v * sizeof(float) % 64 == 0) __builtin_prefetch(from + kRowsAhead * p.x_row + v);
+        store(line + v, load(from + v));
+      }
     }
   }
   for (int64_t t = 0; t < count; ++t) {
@@ -220,7 +224,7 @@ ACMIX_APART void multiply_columns(const Product& p, const float* const* rows, in
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t wide = tile_columns();
   const ProductPlan plan(p);
-  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * kBlockColumns));
+  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * kBlockColumns), Holds::anything);
   float* const packed = scratch.take(least(kDepth, p.depth) * kBlockColumns);
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
   const float** const rows = places.take(0);

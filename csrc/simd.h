@@ -274,11 +274,15 @@ struct OutOfMemory : std::bad_alloc {
   const char* what() const noexcept override { return "acmix: the native CPU kernels got no memory for their rows"; }
 };
 
-// Scratch memory, zeroed and aligned to cache lines.
+// What stands in new scratch memory: zeros, or anything where all that is read is written first.
+enum class Holds { zeros, anything };
+
+// Scratch memory, aligned to cache lines.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t size) : size_(size + 2 * 64), memory_(static_cast<T*>(::calloc(size_, sizeof(T)))) {
+  explicit Scratch(int64_t size, Holds holds = Holds::zeros)
+      : size_(size + 2 * 64), memory_(static_cast<T*>(holds == Holds::zeros ? ::calloc(size_, sizeof(T)) : ::malloc(size_ * sizeof(T)))) {
     if (memory_ == nullptr) throw OutOfMemory();
     next_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_) + 63) / 64 * 64);
   }
