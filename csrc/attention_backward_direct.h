@@ -139,11 +139,12 @@ ACMIX_APART void direct_spread_column(const DirectPlan<K, S>& plan, const float*
   for (; d < width; ++d) direct_spread_rows<P, 1, K, S>(weights, lines + d * line, line, rows, to + d * plan.pitch, row, plan.pitch);
 }
 
-// Sums of a packed row to the map's row; ADDS: to what stands there.
+// Sums of a packed row to the map's row; ADDS: to what stands there. `ahead` is asked for.
 template <bool ADDS, int K, int S>
-ACMIX_INLINE void unpack_row(const float* packed, int64_t columns, int64_t phase, float* to) {
+ACMIX_INLINE void unpack_row(const float* packed, const float* ahead, int64_t columns, int64_t phase, float* to) {
   using Column = WindowColumn<K, S>;
   const auto put = [&](int64_t x, Mask own, Vector<float> value) __attribute__((always_inline)) {
+    __builtin_prefetch(ahead + x, 1);
     store_lanes(own, to + x, ADDS ? load_lanes(own, to + x) + value : value);
   };
   if constexpr (S == 1) {
@@ -323,12 +324,14 @@ class DirectBackward {
 
   // What a key row gets from this block of queries; from the block before it has got some already or nothing yet.
   void unpack(const float* packed, float* to) const {
+    const RowWalk walk(first_, last_, a_.columns, a_.height * a_.columns, a_.columns);
     for (int64_t d = 0; d < a_.width; ++d) {
       for (int64_t y = first_; y < last_; ++y) {
+        const float* const ahead = to + walk.ahead(d, y);
         const float* const from = packed + (y - first_) * row_ + d * plan_.pitch;
         float* const row = to + (d * a_.height + y) * a_.columns;
-        if (y < written_) unpack_row<true, K, S>(from, a_.columns, plan_.phase, row);
-        else unpack_row<false, K, S>(from, a_.columns, plan_.phase, row);
+        if (y < written_) unpack_row<true, K, S>(from, ahead, a_.columns, plan_.phase, row);
+        else unpack_row<false, K, S>(from, ahead, a_.columns, plan_.phase, row);
       }
     }
   }

@@ -21,7 +21,20 @@ inline bool attends_back_directly(const Attention& a) {
 }
 
 // Entries that are asked for before they are needed: short rows one after the other are no pattern that processors foresee.
-constexpr int64_t kAhead = 512;
+constexpr int64_t kAhead = 768;
+
+// Where a walk through rows first..last of each channel, channel by channel, comes kAhead entries after (d, y).
+struct RowWalk {
+  int64_t first, last, channel, row, rows;
+
+  RowWalk(int64_t first_, int64_t last_, int64_t columns, int64_t channel_, int64_t row_)
+      : first(first_), last(last_), channel(channel_), row(row_), rows(least(1 + kAhead / columns, last_ - first_)) {}
+
+  int64_t ahead(int64_t d, int64_t y) const {
+    const int64_t next = y + rows;
+    return next < last ? d * channel + next * row : (d + 1) * channel + (first + next - last) * row;
+  }
+};
 
 // Rows of one head: entry (d, y, x) is data[d * channel + y * row + x].
 struct Rows {
@@ -192,11 +205,11 @@ ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float
   }
 }
 
-// One row's columns, less others where there are any, to a packed row.
+// One row's columns, less others where there are any, to a packed row; `ahead` is asked for.
 template <int K, int S>
-ACMIX_INLINE void pack_row(const float* from, const float* less, int64_t columns, int64_t phase, float* to) {
+ACMIX_INLINE void pack_row(const float* from, const float* less, const float* ahead, int64_t columns, int64_t phase, float* to) {
   const auto entries = [&](int64_t x, Mask own) __attribute__((always_inline)) {
-    __builtin_prefetch(from + x + kAhead);
+    __builtin_prefetch(ahead + x);
     const Vector<float> read = load_lanes(own, from + x);
     return less == nullptr ? read : read - load_lanes(own, less + x);
   };
@@ -229,10 +242,11 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, int64_t columns
 template <int K, int S>
 inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, int64_t first, int64_t last, float* to) {
   const int64_t width = plan.call.width, row = width * plan.pitch;
+  const RowWalk walk(first, last, plan.call.columns, from.channel, from.row);
   for (int64_t d = 0; d < width; ++d) {
     for (int64_t y = first; y < last; ++y) {
       const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
-      pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, plan.call.columns, plan.phase,
+      pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, from.data + walk.ahead(d, y), plan.call.columns, plan.phase,
                      to + (y - first) * row + d * plan.pitch);
     }
   }

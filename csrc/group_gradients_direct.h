@@ -43,6 +43,8 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
     for (int o = 0; o < NO; ++o) grad[o] = load_once(grads + o * kMaskLanes);
     ACMIX_UNROLL
     for (int i = 0; i < NI; ++i) {
+      ACMIX_UNROLL
+      for (int vector = 0; vector < S; ++vector) __builtin_prefetch(from + (NI + i) * piece + vector * kMaskLanes + kMaskLanes / 2);
       const Columns<S> columns(at, from + i * piece);
       ACMIX_UNROLL
       for (int o = 0; o < NO; ++o) {
@@ -80,7 +82,7 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
   for (int i = 0; i < NI; ++i) {
     ACMIX_UNROLL
     for (int line = 0; line < 4; ++line) {
-      __builtin_prefetch(to + i * c.grad_x.strides[2] + line / 2 * c.grad_x.strides[3] + line % 2 * kMaskLanes + kMaskLanes / 2, 1);
+      __builtin_prefetch(to + i * c.grad_x.strides[2] + (4 + line / 2) * c.grad_x.strides[3] + line % 2 * kMaskLanes + kMaskLanes / 2, 1);
     }
     ACMIX_UNROLL
     for (int p = 0; p < 4; ++p) sums[i][p / 2][p % 2] = Vector<float>{};
