@@ -4,6 +4,7 @@
 #include "attention_forward.h"
 #include "grid_sums.h"
 #include "group_gradients_direct.h"
+#include "mixing.h"
 #include "product.h"
 #include "row_products.h"
 
@@ -115,6 +116,9 @@ const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
                       turn_rows,
                       row_product_units,
                       multiply_rows_by_rows,
-                      sum_over_grid};
+                      sum_over_grid,
+                      compose,
+                      pull_back_shifts,
+                      pull_back_mix};
 
 }  // namespace acmix::ACMIX_ISA

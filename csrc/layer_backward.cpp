@@ -23,38 +23,6 @@ void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, b
   });
 }
 
-// From the gradient of the composed kernels [C, P, k, k] to those of the FC [k * k, P] and of the shifts [C, k * k, k, k].
-void pull_back(const std::vector<float>& scaled, const Tensor& fc, const Tensor& shift, const float* grad_kernels, float* grad_fc,
-               float* grad_shift) {
-  const int64_t maps = fc.size(0), pieces = fc.size(1), channels = shift.size(0);
-  const float *mix = scaled.data(), *shifts = data(shift);
-  torch::stable::parallel_for(0, channels, 64, [&](int64_t first, int64_t last) {
-    for (int64_t c = first; c < last; ++c) {
-      for (int64_t i = 0; i < maps; ++i) {
-        float* const to = grad_shift + (c * maps + i) * maps;
-        for (int64_t t = 0; t < maps; ++t) to[t] = 0;
-        for (int64_t p = 0; p < pieces; ++p) {
-          const float* const from = grad_kernels + (c * pieces + p) * maps;
-          for (int64_t t = 0; t < maps; ++t) to[t] += mix[i * pieces + p] * from[t];
-        }
-      }
-    }
-  });
-  torch::stable::parallel_for(0, maps * pieces, 16, [&](int64_t first, int64_t last) {
-    for (int64_t entry = first; entry < last; ++entry) {
-      double total = 0;
-      for (int64_t c = 0; c < channels; ++c) {
-        const float* const from = shifts + (c * maps + entry / pieces) * maps;
-        const float* const grads = grad_kernels + (c * pieces + entry % pieces) * maps;
-        float of_channel = 0;
-        for (int64_t t = 0; t < maps; ++t) of_channel += from[t] * grads[t];
-        total += of_channel;
-      }
-      grad_fc[entry] = static_cast<float>(total);
-    }
-  });
-}
-
 // The gradient of stage I's input as a product, from the gradients of q, k and v.
 Product back_projection_of(const Sizes& s, const Tensor& query, const Tensor& key, const Tensor& value, float* grad_projected,
                            float* grad_x) {
@@ -187,8 +155,8 @@ void rate_gradient(const Tensor& fc, const Tensor& rate, float* grad_fc, float* 
   *grad_rate = static_cast<float>(total);
 }
 
-void write_gradients(const Backward& backward, const Parameters& of, const std::vector<float>& mix, const std::vector<float>& biases,
-                     const std::vector<float>& grad_kernels, const ParameterGradients& to) {
+void write_gradients(const Kernels& set, const Backward& backward, const Parameters& of, Mixing mixing,
+                     const std::vector<float>& biases, const ParameterGradients& to) {
   const Sizes& s = backward.whole;
   const std::optional<Tensor>* const grads[] = {&to.query_bias, &to.key_bias, &to.value_bias};
   for (int64_t i = 0; i < 3 && !biases.empty(); ++i) {
@@ -203,7 +171,10 @@ void write_gradients(const Backward& backward, const Parameters& of, const std::
   if (to.fc.has_value() && to.shift.has_value()) {
     require(*to.fc, "grad_fc", of.fc->numel());
     require(*to.shift, "grad_shift", of.shift->numel());
-    pull_back(mix, *of.fc, *of.shift, grad_kernels.data(), data(to.fc), data(to.shift));
+    mixing.grad_mix = data(to.fc), mixing.grad_shifts = data(to.shift);
+    in_parallel(mixing, mixing.maps, set.pull_back_mix);
+    torch::stable::parallel_for(0, mixing.channels, kChannels,
+                                [&](int64_t first, int64_t last) { set.pull_back_shifts(mixing, first, last); });
     if (to.fc_rate.has_value()) {
       require(*to.fc_rate, "grad_fc_rate", 1);
       rate_gradient(*of.fc, *of.fc_rate, data(to.fc), data(to.fc_rate));
@@ -245,9 +216,10 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const Kernels& set = acmix::kernels();
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
   const Parameters parameters{query_bias, key_bias, value_bias, position_weight, position_bias, grid, fc, fc_rate, shift, rate};
-  const std::vector<float> biases = joined_biases(whole, parameters), mix = scaled_mix(parameters);
-  const std::unique_ptr<float[]> kernels = composed(parameters, mix);
-  const int64_t kernels_size = shift.has_value() ? channels * fc->size(1) * windows.convolution * windows.convolution : 0;
+  const std::vector<float> biases = joined_biases(whole, parameters), scaled = scaled_mix(parameters);
+  Mixing mixing = mixing_of(parameters, scaled);
+  const std::unique_ptr<float[]> kernels = composed(set, mixing);
+  const int64_t kernels_size = mixing.channels * mixing.pieces * mixing.maps;
   std::vector<float> grad_kernels(kernels_size), grad_biases(grad_query_bias.has_value() ? 3 * channels : 0);
   Product again = projection_of(whole, x, query, key, value, biases, projected);
   if (kept) again.out = nullptr;
@@ -267,7 +239,8 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   }
   const ParameterGradients grads{grad_query_bias, grad_key_bias, grad_value_bias, grad_position_weight, grad_position_bias,
                                  grad_fc, grad_fc_rate, grad_shift, grad_rate};
-  write_gradients(backward, parameters, mix, grad_biases, grad_kernels, grads);
+  mixing.grad_kernels = grad_kernels.data();
+  write_gradients(set, backward, parameters, mixing, grad_biases, grads);
 }
 
 }  // namespace

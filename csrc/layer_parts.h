@@ -108,27 +108,25 @@ inline Attention attention_of(const Sizes& s, const Window& window, double scale
   return a;
 }
 
-// FC and shifts as one kernel: [C, P, k, k] from [k * k, P], rate included, and [C, k * k, k, k].
-inline std::unique_ptr<float[]> composed(const Parameters& of, const std::vector<float>& scaled) {
-  if (!of.fc.has_value() || !of.shift.has_value()) return nullptr;
-  const Tensor &fc = *of.fc, &shift = *of.shift;
-  const int64_t maps = fc.size(0), pieces = fc.size(1), channels = shift.size(0);
-  require(fc, "the FC's weight", maps * pieces);
-  require(shift, "the shifts' weight", channels * maps * maps);
-  std::unique_ptr<float[]> kernels(new float[channels * pieces * maps]);
-  const float *mix = scaled.data(), *shifts = data(shift);
-  torch::stable::parallel_for(0, channels, 64, [&](int64_t first, int64_t last) {
-    for (int64_t c = first; c < last; ++c) {
-      for (int64_t p = 0; p < pieces; ++p) {
-        float* const to = kernels.get() + (c * pieces + p) * maps;
-        for (int64_t t = 0; t < maps; ++t) to[t] = 0;
-        for (int64_t i = 0; i < maps; ++i) {
-          const float* const from = shifts + (c * maps + i) * maps;
-          for (int64_t t = 0; t < maps; ++t) to[t] += mix[i * pieces + p] * from[t];
-        }
-      }
-    }
-  });
+// The FC, rate included, and the shifts; nothing without the convolution path.
+inline Mixing mixing_of(const Parameters& of, const std::vector<float>& scaled) {
+  if (!of.fc.has_value() || !of.shift.has_value()) return {};
+  Mixing m{};
+  m.channels = of.shift->size(0), m.maps = of.fc->size(0), m.pieces = of.fc->size(1);
+  require(*of.fc, "the FC's weight", m.maps * m.pieces);
+  require(*of.shift, "the shifts' weight", m.channels * m.maps * m.maps);
+  m.mix = scaled.data(), m.shifts = data(of.shift);
+  return m;
+}
+
+constexpr int64_t kChannels = 64;  // of a thread, at least: fewer are not worth a second one
+
+// FC and shifts as one kernel [C, P, k, k].
+inline std::unique_ptr<float[]> composed(const Kernels& set, Mixing& m) {
+  if (m.channels == 0) return nullptr;
+  std::unique_ptr<float[]> kernels(new float[m.channels * m.pieces * m.maps]);
+  m.kernels = kernels.get();
+  torch::stable::parallel_for(0, m.channels, kChannels, [&](int64_t first, int64_t last) { set.compose(m, first, last); });
   return kernels;
 }
 

@@ -74,6 +74,16 @@ struct RowProducts {
   float* turned;  // memory for the right map, pixels by rows
 };
 
+// The FC [maps, pieces] and the shifts [channels, maps, maps] of k * k maps, which make kernels [channels, pieces, maps].
+struct Mixing {
+  int64_t channels, maps, pieces;
+  const float *mix, *shifts;
+  float* kernels;
+  // The backward pass.
+  const float* grad_kernels;
+  float *grad_mix, *grad_shifts;
+};
+
 // Sums over pixels of rows of float32 times the two rows of a grid, and of the rows alone: [rows][3]. A unit is a row.
 struct GridSums {
   int64_t pixels;
@@ -104,6 +114,9 @@ struct Kernels {
   int64_t (*row_product_units)(const RowProducts&);
   void (*multiply_rows)(const RowProducts&, int64_t first, int64_t last);
   void (*sum_over_grid)(const GridSums&, int64_t first, int64_t last);
+  void (*compose)(const Mixing&, int64_t first_channel, int64_t last_channel);
+  void (*pull_back_shifts)(const Mixing&, int64_t first_channel, int64_t last_channel);
+  void (*pull_back_mix)(const Mixing&, int64_t first_map, int64_t last_map);
 };
 
 }  // namespace acmix

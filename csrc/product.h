@@ -10,7 +10,7 @@ constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegister
 constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: its two operands stay in the first cache
 constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; with kDepth rows they stay in the second cache
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
-constexpr int64_t kThreads = 4;                     // so many share the blocks evenly where there are many
+constexpr int64_t kThreads = 4;                     // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;                   // that are asked for before they are packed: each is on a page of its own
 constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
 
@@ -26,7 +26,8 @@ struct ProductPlan {
   explicit ProductPlan(const Product& p) : columns(p.images * p.pixels), tiles((columns + tile_columns() - 1) / tile_columns()) {
     column_blocks = (tiles + kMostTiles - 1) / kMostTiles;
     if (column_blocks > kFewUnits) column_blocks = least(tiles, round_up(column_blocks, kThreads));
-    const int64_t cuts = column_blocks < kFewUnits ? (kFewUnits + column_blocks - 1) / column_blocks : 1;
+    int64_t cuts = column_blocks < kFewUnits ? (kFewUnits + column_blocks - 1) / column_blocks : 1;
+    while (cuts > 1 && cuts * column_blocks % kThreads != 0) ++cuts;
     block_rows = round_up((p.rows + cuts - 1) / cuts, kTileRows);
     row_blocks = (p.rows + block_rows - 1) / block_rows;
   }
@@ -83,7 +84,7 @@ ACMIX_APART void pack_cut(const Product& p, const TileColumns& at, int64_t depth
     run = least(at.count - j, p.pixels - pixel);
     const float* from = p.x + image * p.x_image + depth * p.x_row + pixel;
     for (int64_t k = 0; k < rows; ++k, from += p.x_row) {
-      for (int64_t i = 0; i < run; ++i) to[k * tile_columns() + j + i] = from[i];
+      for_each_vector(from, run, to + k * tile_columns() + j, [](Vector<float> read, Vector<float>) { return read; });
     }
   }
   for (int64_t k = 0; k < rows; ++k) {
@@ -171,11 +172,8 @@ ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at,
     for (int64_t i = 0; i < rows; ++i, to += p.out_row) {
       const float* from = sums + i * tile_columns() + j;
       const float bias = p.bias != nullptr ? p.bias[row + i] : 0;
-      if (begins) {
-        for (int64_t c = 0; c < run; ++c) to[c] = from[c] + bias;
-      } else {
-        for (int64_t c = 0; c < run; ++c) to[c] += from[c];
-      }
+      if (begins) for_each_vector(from, run, to, [&](Vector<float> sum, Vector<float>) { return sum + bias; });
+      else for_each_vector(from, run, to, [](Vector<float> sum, Vector<float> before) { return before + sum; });
     }
   }
 }
@@ -229,9 +227,11 @@ inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
   const float** const rows = places.take(0);
   if (!p.transposed) place_rows(p, rows);
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + plan.block_rows, p.rows);
+  for (int64_t unit = first_unit, next; unit < last_unit; unit = next) {
+    // Units with the same columns are one: these are packed once.
     const int64_t block = unit / plan.row_blocks, left = plan.first_tile(block), count = plan.first_tile(block + 1) - left;
+    next = least((block + 1) * plan.row_blocks, last_unit);
+    const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + (next - unit) * plan.block_rows, p.rows);
     TileColumns tiles[kMostTiles];
     for (int64_t t = 0; t < count; ++t) tiles[t] = TileColumns(p, (left + t) * wide, plan.columns);
     for (int64_t start = 0, depth; start < p.depth; start += depth) {

@@ -98,6 +98,18 @@ ACMIX_INLINE Vector<float> load_first(const float* from, int64_t count) {
 #endif
 }
 
+// Writes the first `count` entries, fewer than a vector has, and no others.
+ACMIX_INLINE void store_first(float* to, Vector<float> value, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(count)), lanes), value);
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = value[i];
+#endif
+}
+
 // The first `count` lanes of a vector, zeros in the others.
 template <class T>
 ACMIX_INLINE Vector<T> first_lanes(Vector<T> value, int64_t count) {
@@ -109,6 +121,15 @@ ACMIX_INLINE Vector<T> first_lanes(Vector<T> value, int64_t count) {
 template <class T>
 ACMIX_INLINE void store(T* to, Vector<T> value) {
   *reinterpret_cast<typename Lanes<T>::Loose*>(to) = value;
+}
+
+// A row of `count` entries becomes body(another's entries, its own), vector by vector.
+template <class F>
+ACMIX_INLINE void for_each_vector(const float* from, int64_t count, float* to, F body) {
+  constexpr int64_t lanes = Lanes<float>::count;
+  int64_t x = 0;
+  for (; x + lanes <= count; x += lanes) store(to + x, body(load(from + x), load(to + x)));
+  if (x < count) store_first(to + x, body(load_first(from + x, count - x), load_first(to + x, count - x)), count - x);
 }
 
 template <class T>

@@ -21,7 +21,7 @@ _STRIP_BYTES = 6 * 2**20
 _STRIP_ROWS = 8
 # The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where
 # q, k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
-_BACKWARD_BYTES = 4 * 2**20
+_BACKWARD_BYTES = 5 * 2**20
 _LARGE = 2**20
 _LARGE_BYTES = 5 * 2**20
 _FIELDS = LayerInputs._fields
@@ -91,7 +91,8 @@ def layer_backward(
     x = inputs.x
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
     large = image if projected is None else _LARGE_BYTES
-    images = max(1, min(len(x), (_BACKWARD_BYTES if image < _LARGE else large) // image))
+    most = max(1, (_BACKWARD_BYTES if image < _LARGE else large) // image)
+    images = -(-len(x) // -(-len(x) // most))  # as many each time
     shape = _projected_shape(inputs, window, images)
     grads = [None if given is None else torch.empty_like(given) for given in inputs]
     if not wants_x:
