@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "large_pages.h"
 #include "layer_parts.h"
 
 namespace acmix {
@@ -112,7 +111,6 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   const Forward forward{whole, windows, p, attention_of(whole, windows, scale, position_code(whole, parameters, code), rate, kept),
                         convolution_of(whole, windows, kernels.get(), kept), data(out), capacity};
   const bool keeps = projected.size(0) == batch && capacity == whole.height;
-  if (keeps) ask_for_large_pages(kept, projected.numel() * static_cast<int64_t>(sizeof(float)));
   const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
   STD_TORCH_CHECK(capacity == whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
   STD_TORCH_CHECK(keeps || projected.size(0) >= chunks * together, "acmix_cpu: too few images in projected");
