@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from kernel_checks import attention, convolution, product
+from kernel_checks import attention, convolution, product, sums
 from kernel_checks.build import Build, InstructionSet, compiled, instruction_sets
 from kernel_checks.case import KERNELS, Case, judged, memory_of, packed
 from torch import Tensor
@@ -41,7 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compiler", default="g++")
     parser.add_argument("--run", default="", help="command before the program, such as an emulator")
     parser.add_argument("--instructions", nargs="+", help="instruction sets; default: all that can run here")
-    parser.add_argument("--cases", type=int, help="so many of attention, convolution and products each; default: all")
+    parser.add_argument(
+        "--cases", type=int, help="so many of attention, convolution, products and sums each; default: all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missing", type=int, default=0, help="bytes that each tensor's memory lacks: it must fail")
     parser.add_argument("--folder", type=Path, help="for programs and cases; default: a temporary one")
@@ -91,7 +93,7 @@ def processor_flags() -> set[str]:
 
 def make_cases(seed: int, count: int | None) -> list[Case]:
     chance, made = random.Random(seed), []
-    for family in (attention, convolution, product):
+    for family in (attention, convolution, product, sums):
         every = list(family.cases(seed))
         made += [make() for make in (every if count is None else chance.sample(every, min(count, len(every))))]
     return made

@@ -91,4 +91,13 @@ inline RowProducts row_products_of(const Case& c, const Placed& at) {
   return p;
 }
 
+inline GridSums grid_sums_of(const Case& c, const Placed& at) {
+  return {c.numbers[1], at.floats(0), at.floats(1), static_cast<double*>(at.data(2))};
+}
+
+inline Mixing mixing_of(const Case& c, const Placed& at) {
+  const std::vector<int64_t>& n = c.numbers;
+  return {n[0], n[1], n[2], at.floats(0), at.floats(1), at.floats(2), at.floats(3), at.floats(4), at.floats(5)};
+}
+
 }  // namespace acmix::check

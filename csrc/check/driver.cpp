@@ -110,8 +110,15 @@ std::vector<std::string> results(const Case& c, const Run& run, size_t missing) 
     on_units(run.order, g, kernels.convolution_backward_units(g), kernels.convolution_backward);
   } else if (c.kernel == 4) {
     multiply(product_of(c, at), run);
-  } else {
+  } else if (c.kernel == 5) {
     multiply_rows(row_products_of(c, at), run);
+  } else if (c.kernel == 6) {
+    on_units(run.order, grid_sums_of(c, at), c.numbers[0], kernels.sum_over_grid);
+  } else {
+    const Mixing m = mixing_of(c, at);
+    on_units(run.order, m, m.channels, kernels.compose);
+    on_units(run.order, m, m.channels, kernels.pull_back_shifts);
+    on_units(run.order, m, m.maps, kernels.pull_back_mix);
   }
   return at.bytes();
 }

@@ -24,6 +24,13 @@ inline __m256 load_eight(const float* from, __m256i mask) {
 }
 #define _mm256_maskload_ps(from, mask) acmix_check::load_eight(from, mask)
 
+inline void store_eight(float* to, __m256i mask, __m256 value) {
+  float lanes[8];
+  _mm256_storeu_ps(lanes, value);
+  store_some(static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(mask))), lanes, to);
+}
+#define _mm256_maskstore_ps(to, mask, value) acmix_check::store_eight(to, mask, value)
+
 #if defined(__AVX512F__)
 inline __m512 load_sixteen(unsigned mask, const float* from) {
   float lanes[16];

@@ -15,6 +15,8 @@ KERNELS = (
     "convolution backward",
     "product",
     "row products",
+    "grid sums",
+    "mixing",
 )
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # in the order of csrc/problem.h
 

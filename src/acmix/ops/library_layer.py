@@ -1,7 +1,7 @@
 """`acmix::layer`, both stages of the layer at once, and its backward pass as torch operators."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -130,19 +130,28 @@ def _backward_gradient(ctx: Any, *grads: Tensor) -> Gradients:
     return (*pulled, None, *(None,) * (len(ctx.window) + 1))
 
 
-def _flops(inputs: tuple[Any, ...], window: tuple[int, ...]) -> tuple[int, int, int]:
-    """Of the projections, of attention and of the convolution path in two steps, whichever form runs."""
-    batch, in_channels, height, width = inputs[0]
-    channels, (heads, kernel_size, stride, _) = inputs[1][0], window
+class _Flops(NamedTuple):
+    """Of the projections, the position code, attention, and the convolution path in two steps, whichever form runs."""
+
+    projections: int
+    code: int
+    attention: int
+    convolution: int
+
+
+def _flops(inputs: tuple[Any, ...], window: tuple[int, ...]) -> _Flops:
+    """From the shapes of the inputs."""
+    shapes, (heads, kernel_size, stride, _) = LayerInputs(*inputs), window
+    (batch, in_channels, height, width), channels = shapes.x, shapes.query[0]
     pixels, outputs = height * width, output_size(height, stride) * output_size(width, stride)
     projections = 2 * batch * 3 * channels * in_channels * pixels
+    code = 0 if shapes.position_weight is None else 4 * channels // heads * pixels
     attention = 4 * batch * channels * outputs * kernel_size**2
-    fc_weight, shift_weight = (inputs[LayerInputs._fields.index(name)] for name in ("fc_weight", "shift_weight"))
-    if fc_weight is None:
-        return projections, attention, 0
-    maps, pieces, kernel = fc_weight[0], fc_weight[1], shift_weight[3]
+    if shapes.fc_weight is None or shapes.shift_weight is None:
+        return _Flops(projections, code, attention, 0)
+    maps, pieces, kernel = shapes.fc_weight[0], shapes.fc_weight[1], shapes.shift_weight[3]
     mixed = channels // heads * pieces * maps * pixels
-    return projections, attention, 2 * batch * (mixed + channels * maps * kernel**2 * outputs)
+    return _Flops(projections, code, attention, 2 * batch * (mixed + channels * maps * kernel**2 * outputs))
 
 
 def _forward_flops(*arguments: Any, out_shape: Any) -> int:
@@ -150,10 +159,10 @@ def _forward_flops(*arguments: Any, out_shape: Any) -> int:
 
 
 def _backward_flops(*arguments: Any, out_shape: Any) -> int:
-    """Attention takes five products instead of two, all else one for the inputs and one for the weights."""
-    projections, attention, convolution = _flops(arguments[1 : _COUNT + 1], arguments[_COUNT + 2 : -1])
-    of_projections = projections * (2 if arguments[-1] else 1)
-    return int(of_projections + attention * 5 // 2 + 2 * convolution)
+    """Attention takes five products for two, the code one, all else one for the inputs and one for the weights."""
+    flops = _flops(arguments[1 : _COUNT + 1], arguments[_COUNT + 2 : -1])
+    of_projections = flops.projections * (2 if arguments[-1] else 1)
+    return int(of_projections + flops.code + flops.attention * 5 // 2 + 2 * flops.convolution)
 
 
 layer_op = register(
