@@ -71,13 +71,12 @@ template <int P, int ND, int K, int S>
 ACMIX_INLINE void direct_spread_rows(const float* weights, const float* lines, int64_t line, int64_t rows, float* to, int64_t row,
                                      int64_t channel) {
   int64_t y = 0;
-  for (; y + 4 <= rows; y += 4) {
-    direct_spread<P, 4, ND, K, S>(weights + y * K * line, lines, line, to + y * row, row, channel);
+  if constexpr (ND > 1) {
+    for (; y + 3 <= rows; y += 3) {
+      direct_spread<P, 3, ND, K, S>(weights + y * K * line, lines, line, to + y * row, row, channel);
+    }
   }
-  const float* from = weights + y * K * line;
-  if (rows - y == 3) direct_spread<P, 3, ND, K, S>(from, lines, line, to + y * row, row, channel);
-  else if (rows - y == 2) direct_spread<P, 2, ND, K, S>(from, lines, line, to + y * row, row, channel);
-  else if (rows - y == 1) direct_spread<P, 1, ND, K, S>(from, lines, line, to + y * row, row, channel);
+  for (; y < rows; ++y) direct_spread<P, 1, ND, K, S>(weights + y * K * line, lines, line, to + y * row, row, channel);
 }
 
 // What three query rows give to all key rows that they see, none of which is beyond the border, and to two channels: the sums

@@ -13,7 +13,7 @@ namespace {
 
 int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : -a.kernel; }
 
-// Where dense rows of float32 have kernels of their own, other memory is rarer: small windows share a loop there.
+// Where dense rows of float32 have kernels of their own, other memory is rarer: all windows but the usual one share a loop there.
 #ifdef ACMIX_HAS_MASKS
 constexpr bool kDirect = true;
 #else
@@ -30,12 +30,12 @@ template <class F>
 void by_window(const Attention& a, F body) {
   if constexpr (!kSmall) {
     const int64_t side = usual(a);
+    if (side == 7) return body(Side<7>{});
     if constexpr (!kDirect) {
       if (side == 3) return body(Side<3>{});
       if (side == 5) return body(Side<5>{});
+      if (side == -7) return body(Side<-7>{});
     }
-    if (side == 7) return body(Side<7>{});
-    if (side == -7) return body(Side<-7>{});
   }
   body(Side<0>{});
 }
