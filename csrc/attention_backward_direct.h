@@ -306,11 +306,13 @@ class DirectBackward {
     const bool aligned = round_up(before + columns, lanes) == round_up(columns, lanes);
     const bool inside = rows == kGroup && a_.width % 2 == 0 && y * S >= K / 2 && (y + kGroup - 1) * S + K / 2 < a_.height;
     for (int64_t x = aligned ? 0 : before; x < before + columns; x += lanes) {
-      if (inside) {
-        const int64_t to = (plan_.first_row(y) - first_) * row_ + P * plan_.phase + x;
-        direct_spread_groups<P>(plan_, grad_weights_ + x, weights_size_, queries_ + x, query_size_, line, grad_keys_ + to);
-        direct_spread_groups<P>(plan_, weights_ + x, weights_size_, grads_ + x, query_size_, line, grad_values_ + to);
-        continue;
+      if constexpr (K > 3) {  // three rows of which share too little
+        if (inside) {
+          const int64_t to = (plan_.first_row(y) - first_) * row_ + P * plan_.phase + x;
+          direct_spread_groups<P>(plan_, grad_weights_ + x, weights_size_, queries_ + x, query_size_, line, grad_keys_ + to);
+          direct_spread_groups<P>(plan_, weights_ + x, weights_size_, grads_ + x, query_size_, line, grad_values_ + to);
+          continue;
+        }
       }
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t first = plan_.first_row(y + r), count = plan_.last_row(y + r) - first + 1;

@@ -103,7 +103,7 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   const Parameters parameters{query_bias, key_bias, value_bias, position_weight, position_bias, grid, fc, fc_rate, shift, rate};
   const std::vector<float> biases = joined_biases(whole, parameters);
   const std::vector<float> scaled = scaled_mix(parameters);
-  Mixing mixing = mixing_of(parameters, scaled);
+  Mixing mixing = mixing_of(whole, parameters, scaled);
   const std::unique_ptr<float[]> kernels = composed(set, mixing);
   Product p = projection_of(whole, x, query, key, value, biases, projected);
   const std::unique_ptr<float[]> panels = arranged(set, p);

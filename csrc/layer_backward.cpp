@@ -1,4 +1,5 @@
 // The gradients of the whole layer in float32, some images at a time.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -11,6 +12,7 @@ namespace {
 // take images of their own. Of smaller ones all that are computed at a time share their sums.
 constexpr int64_t kApart = int64_t{1} << 20;
 constexpr int64_t kEven = 4;  // images for each thread from which on an uneven rest is small
+constexpr int64_t kWhole = 112;  // pixels, or a multiple, that x is turned by where there is no memory for all
 
 // Sums of `count` entries over parts one behind the other; `adds` to what stands in `to`.
 void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, bool adds, float* to) {
@@ -33,7 +35,7 @@ Product back_projection_of(const Sizes& s, const Tensor& query, const Tensor& ke
   return p;
 }
 
-// What the sums over images are written to; null where they are not wanted.
+// What the sums over images are written to; `bias` is null where it is not wanted.
 struct Sums {
   float *projections[3], *bias, *kernels;
 };
@@ -50,7 +52,7 @@ struct Backward {
   float *kept, *grad_projected, *turned;
   int64_t turned_entries;
   const float *x, *grad;
-  int64_t kernels_size;         // 0 where this gradient is not wanted
+  int64_t kernels_size;         // 0 without the convolution path
   const float* grid;            // null where the position's gradients are not wanted
   std::vector<float> kernels;   // shares of the sums, one behind the other
   std::vector<float> rates;     // [B, N]
@@ -114,17 +116,23 @@ struct Backward {
     run(shared, p, set.product_units(p), set.multiply);
   }
 
-  void sum_projections(const Kernels& set, int64_t first, int64_t images) {
+  // As many pixels at a time as there is memory to turn x.
+  void sum_projections(const Kernels& set, int64_t first, int64_t images) const {
     const int64_t map = whole.in_channels * whole.pixels();
     RowProducts p{};
-    p.images = images, p.left_rows = 3 * whole.channels(), p.right_rows = whole.in_channels, p.pixels = whole.pixels();
+    p.images = images, p.left_rows = 3 * whole.channels(), p.right_rows = whole.in_channels, p.row = whole.pixels();
     p.left = grad_projected, p.left_image = image(), p.right = x + first * map, p.right_image = map;
     for (int i = 0; i < 3; ++i) p.parts[i] = sums.projections[i];
-    p.part_rows = whole.channels(), p.sums = sums.bias, p.adds = first > 0;
-    p.turned = turned;
-    STD_TORCH_CHECK(turned_entries >= set.turned_size(p), "acmix_cpu: too little memory in turned");
-    in_parallel(p, set.turn_units(p), set.turn_rows);
-    in_parallel(p, set.row_product_units(p), set.multiply_rows);
+    p.part_rows = whole.channels(), p.sums = sums.bias, p.adds = first > 0, p.turned = turned;
+    p.pixels = 1;
+    const int64_t room = turned_entries / set.turned_size(p), most = room < whole.pixels() ? room / kWhole * kWhole : room;
+    STD_TORCH_CHECK(most > 0, "acmix_cpu: too little memory in turned");
+    for (int64_t pixel = 0; pixel < whole.pixels(); pixel += p.pixels, p.adds = true) {
+      p.pixels = std::min(most, whole.pixels() - pixel);
+      in_parallel(p, set.turn_units(p), set.turn_rows);
+      in_parallel(p, set.row_product_units(p), set.multiply_rows);
+      p.left += p.pixels, p.right += p.pixels;
+    }
   }
 };
 
@@ -160,10 +168,12 @@ void write_gradients(const Kernels& set, const Backward& backward, const Paramet
   const Sizes& s = backward.whole;
   const std::optional<Tensor>* const grads[] = {&to.query_bias, &to.key_bias, &to.value_bias};
   for (int64_t i = 0; i < 3 && !biases.empty(); ++i) {
+    STD_TORCH_CHECK(grads[i]->has_value(), "acmix_cpu: a bias has no gradient");
     require(**grads[i], "a bias's gradient", s.channels());
     std::memcpy(data(*grads[i]), biases.data() + i * s.channels(), s.channels() * sizeof(float));
   }
   if (backward.grid != nullptr) {
+    STD_TORCH_CHECK(to.position_weight.has_value() && to.position_bias.has_value(), "acmix_cpu: the position has no gradients");
     require(*to.position_weight, "grad_position_weight", 2 * s.width);
     require(*to.position_bias, "grad_position_bias", s.width);
     position_gradients(s, backward.grids, data(to.position_weight), data(to.position_bias));
@@ -188,8 +198,8 @@ void write_gradients(const Kernels& set, const Backward& backward, const Paramet
 }
 
 // The gradients of all inputs, as many images at a time as `grad_projected` holds. `projected` is what the forward pass
-// kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for as many images
-// of x, turned, and may be that same one; `code` for the position code.
+// kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for some pixels of
+// as many images of x, turned, and may be that same one; `code` for the position code.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                     const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                     const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
@@ -217,10 +227,10 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const Window windows{window, shift.has_value() ? shift->size(3) : 0, stride, dilation};
   const Parameters parameters{query_bias, key_bias, value_bias, position_weight, position_bias, grid, fc, fc_rate, shift, rate};
   const std::vector<float> biases = joined_biases(whole, parameters), scaled = scaled_mix(parameters);
-  Mixing mixing = mixing_of(parameters, scaled);
+  Mixing mixing = mixing_of(whole, parameters, scaled);
   const std::unique_ptr<float[]> kernels = composed(set, mixing);
   const int64_t kernels_size = mixing.channels * mixing.pieces * mixing.maps;
-  std::vector<float> grad_kernels(kernels_size), grad_biases(grad_query_bias.has_value() ? 3 * channels : 0);
+  std::vector<float> grad_kernels(kernels_size), grad_biases(biases.size());
   Product again = projection_of(whole, x, query, key, value, biases, projected);
   if (kept) again.out = nullptr;
   Product back = back_projection_of(whole, query, key, value, data(grad_projected), data(grad_x));
@@ -228,7 +238,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, grad_biases.empty() ? nullptr : grad_biases.data(),
                   grad_kernels.data()};
   float* const of_position = position_code(whole, parameters, code);
-  const bool attends = window > 0, places = attends && grad_position_weight.has_value();
+  const bool attends = window > 0, places = attends && of_position != nullptr;
   Backward backward{whole, windows, again, attention_of(whole, windows, scale, of_position, rate, data(projected)),
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
                     data(grad_projected), data(turned), turned.numel(), data(x), data(grad), kernels_size,

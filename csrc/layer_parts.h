@@ -58,6 +58,9 @@ struct Parameters {
 
 // The biases of the three projections one behind the other, or nothing.
 inline std::vector<float> joined_biases(const Sizes& s, const Parameters& of) {
+  const bool any = of.query_bias.has_value() || of.key_bias.has_value() || of.value_bias.has_value();
+  STD_TORCH_CHECK(!any || (of.query_bias.has_value() && of.key_bias.has_value() && of.value_bias.has_value()),
+                  "acmix_cpu: some projections have a bias and others none");
   std::vector<float> all;
   for (const std::optional<Tensor>* const bias : {&of.query_bias, &of.key_bias, &of.value_bias}) {
     if (!bias->has_value()) return {};
@@ -69,7 +72,10 @@ inline std::vector<float> joined_biases(const Sizes& s, const Parameters& of) {
 
 // The position code [D, H, W] of a grid [2, H, W], written to `code`; null where there is none.
 inline float* position_code(const Sizes& s, const Parameters& of, const Tensor& code) {
-  if (!of.position_weight.has_value() || !of.position_bias.has_value() || !of.grid.has_value()) return nullptr;
+  const bool any = of.position_weight.has_value() || of.position_bias.has_value() || of.grid.has_value();
+  if (!any) return nullptr;
+  STD_TORCH_CHECK(of.position_weight.has_value() && of.position_bias.has_value() && of.grid.has_value(),
+                  "acmix_cpu: the position code lacks its weight, bias or grid");
   const int64_t pixels = s.pixels();
   require(*of.position_weight, "the position's weight", 2 * s.width);
   require(*of.position_bias, "the position's bias", s.width);
@@ -88,6 +94,7 @@ inline float* position_code(const Sizes& s, const Parameters& of, const Tensor& 
 // The FC's weight [k * k, P] times the convolution path's rate.
 inline std::vector<float> scaled_mix(const Parameters& of) {
   if (!of.fc.has_value()) return {};
+  require(*of.fc, "the FC's weight", of.fc->numel());
   std::vector<float> mix(data(of.fc), data(of.fc) + of.fc->numel());
   if (!of.fc_rate.has_value()) return mix;
   require(*of.fc_rate, "the convolution path's rate", 1);
@@ -109,10 +116,12 @@ inline Attention attention_of(const Sizes& s, const Window& window, double scale
 }
 
 // The FC, rate included, and the shifts; nothing without the convolution path.
-inline Mixing mixing_of(const Parameters& of, const std::vector<float>& scaled) {
+inline Mixing mixing_of(const Sizes& s, const Parameters& of, const std::vector<float>& scaled) {
   if (!of.fc.has_value() || !of.shift.has_value()) return {};
   Mixing m{};
   m.channels = of.shift->size(0), m.maps = of.fc->size(0), m.pieces = of.fc->size(1);
+  STD_TORCH_CHECK(m.channels == s.channels() && m.pieces == 3 * s.heads, "acmix_cpu: the convolution path has ", m.pieces,
+                  " pieces and ", m.channels, " channels, expected ", 3 * s.heads, " and ", s.channels());
   require(*of.fc, "the FC's weight", m.maps * m.pieces);
   require(*of.shift, "the shifts' weight", m.channels * m.maps * m.maps);
   m.mix = scaled.data(), m.shifts = data(of.shift);

@@ -60,9 +60,10 @@ struct Product {
 };
 
 // Products of rows of float32, summed over pixels and images: out [left_rows, right_rows] from [images, rows, pixels] each,
-// of which all but the images are dense. Its rows stand in dense parts of `part_rows` each.
+// of which the pixels are dense. Its rows stand in dense parts of `part_rows` each.
 struct RowProducts {
   int64_t images, left_rows, right_rows, pixels;
+  int64_t row;  // entries from row to row, of both
   const float* left;
   int64_t left_image;
   const float* right;

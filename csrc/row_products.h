@@ -12,6 +12,7 @@ constexpr int kLeftRows = 6, kRightVectors = kRegisters == 32 ? 4 : 2;
 constexpr int64_t kUnitLeft = 96;     // left rows of a unit, at most
 constexpr int64_t kUnits = 8;         // fewer tiles of right rows than that are cut by left rows too
 constexpr int64_t kStepPixels = 112;  // at most: a tile's turned rows stay in the first cache
+constexpr int64_t kSteps = 16;        // that are added up before they are added to the output: three levels of sums
 constexpr int64_t kTurnedPixels = 256;  // of a unit that turns right rows
 
 constexpr int64_t right_columns() { return kRightVectors * Lanes<float>::count; }
@@ -64,7 +65,7 @@ inline void turn_rows(const RowProducts& p, int64_t first_unit, int64_t last_uni
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t plane = unit / turned_blocks(p), first = unit % turned_blocks(p) * kTurnedPixels;
     const int64_t row = plane / p.images * wide, rows = least(wide, p.right_rows - row);
-    const float* const from = p.right + plane % p.images * p.right_image + row * p.pixels;
+    const float* const from = p.right + plane % p.images * p.right_image + row * p.row;
     float* const to = p.turned + plane * p.pixels * wide;
     for (int64_t j = 0; j < wide; j += lanes) {
       for (int64_t x = first; x < least(first + kTurnedPixels, p.pixels); x += lanes) {
@@ -72,7 +73,7 @@ inline void turn_rows(const RowProducts& p, int64_t first_unit, int64_t last_uni
         Vector<float> block[lanes];
         ACMIX_UNROLL
         for (int64_t i = 0; i < lanes; ++i) {
-          const float* const line = from + (j + i) * p.pixels + x;
+          const float* const line = from + (j + i) * p.row + x;
           if (j + i >= rows) block[i] = Vector<float>{};
           else block[i] = count == lanes ? load(line) : load_first(line, count);
         }
@@ -88,16 +89,17 @@ inline void turn_rows(const RowProducts& p, int64_t first_unit, int64_t last_uni
   }
 }
 
-// What a tile of left rows gives in one step. Rows that are none repeat the last one, and what they give is not written.
-// Every tile asks for a part of the next step's right rows.
-ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, int64_t row, int64_t tile, int64_t ahead, bool begins) {
+// What a tile of left rows gives in one step, to `to` [kLeftRows][right_columns]. Rows that are none repeat the last one. Every
+// tile asks for the next left rows, and for a part of the next step's right rows.
+ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, int64_t row, int64_t tile, int64_t ahead, bool begins,
+                                 float* to) {
   constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
   const float *left[kLeftRows], *right = p.turned + ((tile * p.images + step.image) * p.pixels + step.first) * wide;
   const float* next = right + step.images * step.count * (wide + ahead * kLine);
   Vector<float> sums[kLeftRows][kRightVectors];
   ACMIX_UNROLL
   for (int i = 0; i < kLeftRows; ++i) {
-    left[i] = p.left + step.image * p.left_image + least(row + i, p.left_rows - 1) * p.pixels + step.first;
+    left[i] = p.left + step.image * p.left_image + least(row + i, p.left_rows - 1) * p.row + step.first;
     ACMIX_UNROLL
     for (int v = 0; v < kRightVectors; ++v) sums[i][v] = Vector<float>{};
   }
@@ -105,9 +107,9 @@ ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, in
     for (int64_t begin = 0, end; begin < step.count; begin = end) {
       end = least(begin + kLine, step.count);
       ACMIX_UNROLL
-      for (int i = 0; i < kLeftRows; ++i) __builtin_prefetch(left[i] + kLeftRows * p.pixels + begin);
+      for (int i = 0; i < kLeftRows; ++i) __builtin_prefetch(left[i] + kLeftRows * p.row + begin);
       for (int64_t x = begin; x < end; ++x, right += wide, next += kLine) {
-        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next, 0, 3);
         Vector<float> of_right[kRightVectors];
         ACMIX_UNROLL
         for (int v = 0; v < kRightVectors; ++v) of_right[v] = load_once(right + v * lanes);
@@ -122,22 +124,20 @@ ACMIX_APART void multiply_pixels(const RowProducts& p, const PixelStep& step, in
     ACMIX_UNROLL
     for (int i = 0; i < kLeftRows; ++i) left[i] += p.left_image;
   }
-  const int64_t column = tile * wide, columns = least(wide, p.right_rows - column);
-  int64_t part = row / p.part_rows, at = row - part * p.part_rows;
   ACMIX_UNROLL
   for (int i = 0; i < kLeftRows; ++i) {
-    if (row + i >= p.left_rows) return;
-    float* to = p.parts[part] + at * p.right_rows + column;
-    if (columns == wide) {
-      ACMIX_UNROLL
-      for (int v = 0; v < kRightVectors; ++v, to += lanes) store(to, begins ? sums[i][v] : load(to) + sums[i][v]);
-    } else {
-      float kept[wide];
-      ACMIX_UNROLL
-      for (int v = 0; v < kRightVectors; ++v) store(kept + v * lanes, sums[i][v]);
-      for (int64_t j = 0; j < columns; ++j) to[j] = kept[j] + (begins ? 0.0f : to[j]);
-    }
-    if (++at == p.part_rows) ++part, at = 0;
+    ACMIX_UNROLL
+    for (int v = 0; v < kRightVectors; ++v, to += lanes) store(to, begins ? sums[i][v] : load(to) + sums[i][v]);
+  }
+}
+
+// The sums of some steps, [rows][right_columns], to the output.
+inline void write_sums(const RowProducts& p, int64_t top, int64_t bottom, int64_t tile, bool begins, const float* sums) {
+  const int64_t column = tile * right_columns(), columns = least(right_columns(), p.right_rows - column);
+  for (int64_t row = top; row < bottom; ++row, sums += right_columns()) {
+    float* const to = p.parts[row / p.part_rows] + row % p.part_rows * p.right_rows + column;
+    if (begins) for_each_vector(sums, columns, to, [](Vector<float> sum, Vector<float>) { return sum; });
+    else for_each_vector(sums, columns, to, [](Vector<float> sum, Vector<float> before) { return before + sum; });
   }
 }
 
@@ -147,7 +147,7 @@ ACMIX_APART void sum_pixels(const RowProducts& p, const PixelStep& step, int64_t
   for (int64_t i = row; i < least(row + kLeftRows, p.left_rows); ++i, sums += lanes) {
     Vector<float> sum{};
     for (int64_t image = step.image; image < step.image + step.images; ++image) {
-      const float* const from = p.left + image * p.left_image + i * p.pixels + step.first;
+      const float* const from = p.left + image * p.left_image + i * p.row + step.first;
       int64_t x = 0;
       for (; x + lanes <= step.count; x += lanes) sum += load(from + x);
       if (x < step.count) sum += load_first(from + x, step.count - x);
@@ -161,18 +161,24 @@ inline void multiply_rows_by_rows(const RowProducts& p, int64_t first_unit, int6
   constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
   const PixelSteps steps(p);
   const int64_t rows = unit_rows(p), blocks = (p.left_rows + rows - 1) / rows;
+  Scratch<float> scratch(rows * wide, Holds::anything);
+  float* const products = scratch.take(rows * wide);
   double sums[kUnitLeft * lanes];
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t tile = unit / blocks, top = unit % blocks * rows, bottom = least(top + rows, p.left_rows);
     const bool sums_too = tile == 0 && p.sums != nullptr;
     if (sums_too) ::memset(static_cast<void*>(sums), 0, sizeof(sums));
+    int64_t number = 0;
     for (int64_t image = 0; image < p.images; image += steps.images) {
-      for (int64_t first = 0; first < p.pixels; first += steps.pixels) {
+      for (int64_t first = 0; first < p.pixels; first += steps.pixels, ++number) {
         const PixelStep step{image, least(steps.images, p.images - image), first, least(steps.pixels, p.pixels - first)};
         for (int64_t row = top; row < bottom; row += kLeftRows) {
-          multiply_pixels(p, step, row, tile, (row - top) / kLeftRows % (wide / kLine), image == 0 && first == 0 && !p.adds);
+          const int64_t ahead = (row - top) / kLeftRows % (wide / kLine);
+          multiply_pixels(p, step, row, tile, ahead, number % kSteps == 0, products + (row - top) * wide);
           if (sums_too) sum_pixels(p, step, row, sums + (row - top) * lanes);
         }
+        const bool last = image + step.images == p.images && first + step.count == p.pixels;
+        if (number % kSteps == kSteps - 1 || last) write_sums(p, top, bottom, tile, number < kSteps && !p.adds, products);
       }
     }
     if (!sums_too) continue;

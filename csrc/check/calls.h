@@ -85,6 +85,7 @@ inline RowProducts row_products_of(const Case& c, const Placed& at) {
   const std::vector<int64_t>& n = c.numbers;
   RowProducts p{};
   p.images = n[0], p.left_rows = n[1], p.right_rows = n[2], p.pixels = n[3], p.left_image = n[4], p.right_image = n[5];
+  p.row = p.pixels;
   p.part_rows = n[6], p.adds = n[7] != 0;
   p.left = at.floats(0), p.right = at.floats(1), p.sums = at.floats(5);
   for (size_t i = 0; i < 3; ++i) p.parts[i] = at.floats(2 + i);

@@ -207,6 +207,69 @@ def test_each_gradient_alone(name: str) -> None:
     torch.testing.assert_close(alone, every[name])
 
 
+@pytest.mark.parametrize("paths", ["both", "attention"])
+def test_it_runs_in_parts_where_a_bias_has_been_taken_away(paths: Any) -> None:
+    x = torch.randn(1, 8, 7, 7)
+    layer = made(8, {"paths": paths})
+    assert layer._runs_at_once(x)
+    assert layer.position is not None
+    layer.position.bias = None
+    assert not layer._runs_at_once(x)
+    layer(x).sum().backward()
+    for name in ("query", "key", "value"):
+        layer = made(8, {"paths": paths})
+        getattr(layer, name).bias = None
+        assert not layer._runs_at_once(x)
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_parameters_that_do_not_fit_are_refused(instructions: str) -> None:
+    x = torch.randn(1, 8, 7, 7)
+    layers = [made(8, {}) for _ in range(2)]
+    layers[0].fc = torch.nn.Conv2d(3, 9, 1, bias=False)
+    layers[1].shift.weight = torch.nn.Parameter(torch.randn(6, 9, 3, 3))
+    with using(FastBackend("cpu", instructions)):
+        for layer in layers:
+            with pytest.raises((RuntimeError, ValueError), match="expected"):
+                layer(x)
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_long_sums_of_one_sign_stay_exact(instructions: str) -> None:
+    """The projections' gradients where all terms are alike: rounding errors would pile up in one long sum."""
+    layer = made(2, {"num_heads": 1, "paths": "convolution", "rates": "1,1"})
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.abs_()
+    x = torch.full((24, 2, 56, 56), 0.3)
+    grad = torch.ones(24, 2, 56, 56)
+    with using(FastBackend("cpu", instructions)):
+        found = answers(layer, x, grad)
+    truth = answers(layer.double(), x.double(), grad.double())
+    for name in ("query.weight", "key.weight", "value.weight", "query.bias"):
+        torch.testing.assert_close(found[name].double(), truth[name], rtol=2.5e-6, atol=0)
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_x_is_turned_in_pieces_where_there_is_little_room(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x, grad = made(8, {}), torch.randn(2, 8, 33, 21), torch.randn(2, 8, 33, 21)
+    native_layer = sys.modules["acmix.ops.impl.cpu.layer"]
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    scratch = native_layer.scratch
+    watched = lambda name, shape: shapes.setdefault(name, []).append(shape) or scratch(name, shape)  # noqa: E731
+    monkeypatch.setattr(native_layer, "scratch", watched)
+    monkeypatch.setattr(acmix.ops.layer, "_KEPT_DEPTH", 0)
+    with using(FastBackend("cpu", instructions)):
+        whole = answers(layer, x, grad)
+        monkeypatch.setattr(native_layer, "_TURNED_BYTES", 1)
+        monkeypatch.setattr(native_layer, "_TURNED_PIXELS", 120)
+        pieces = answers(layer, x, grad)
+    (many,), (few,) = shapes["turned"]
+    assert few == 120 * many // (33 * 21)
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-4, atol=1e-4)
+
+
 def test_second_derivatives_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = made(8, {"kernel_att": 3, "stride": 2})
     x = torch.randn(2, 8, 6, 7, requires_grad=True)

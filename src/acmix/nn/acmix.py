@@ -247,9 +247,16 @@ class ACmix(TwoPaths):
         kernel = 0 if self.paths == "attention" else self.kernel_conv
         if kernel and self.shift.form != "group":
             return False
-        if not self._is_of(x.dtype):
+        if not self._is_of(x.dtype) or not self._has_usual_biases():
             return False
         return runs_at_once(x, self.query.weight, kernel, self._layer_window(), self.impl)
+
+    def _has_usual_biases(self) -> bool:
+        """Whether they are where the layer's constructor puts them; somebody may have taken one away."""
+        bias, position = self.query.bias, self.position
+        if (bias is None) != (self.key.bias is None) or (bias is None) != (self.value.bias is None):
+            return False
+        return (position is None or position.bias is not None) and (self.paths == "attention" or self.fc.bias is None)
 
     def _is_of(self, dtype: torch.dtype) -> bool:
         """Whether all parameters have that dtype."""

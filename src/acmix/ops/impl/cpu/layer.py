@@ -25,8 +25,10 @@ _BACKWARD_BYTES = 5 * 2**20
 _LARGE = 2**20
 _LARGE_BYTES = 5 * 2**20
 _FIELDS = LayerInputs._fields
-# Channels of x are turned so many at a time, or by a part of that.
+# Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
+_TURNED_BYTES = 6 * 2**20
+_TURNED_PIXELS = 1024
 
 
 def _dense(inputs: LayerInputs) -> LayerInputs:
@@ -80,6 +82,13 @@ def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> t
     return images, 3, window.heads, channels // window.heads, height, width
 
 
+def _turned_entries(x: Tensor, images: int) -> int:
+    """Memory for x turned, of all pixels or of as many at a time as _TURNED_BYTES hold."""
+    pixels, channels = x.shape[2] * x.shape[3], -(-x.shape[1] // _TURNED) * _TURNED
+    fitting = max(_TURNED_PIXELS, _TURNED_BYTES // (x.element_size() * images * channels))
+    return images * channels * min(pixels, fitting)
+
+
 def layer_backward(
     grad: Tensor, inputs: LayerInputs, projected: Tensor | None, window: LayerWindow, wants_x: bool
 ) -> tuple[Tensor | None, ...]:
@@ -94,20 +103,21 @@ def layer_backward(
     most = max(1, (_BACKWARD_BYTES if image < _LARGE else large) // image)
     images = -(-len(x) // -(-len(x) // most))  # as many each time
     shape = _projected_shape(inputs, window, images)
-    grads = [None if given is None else torch.empty_like(given) for given in inputs]
-    if not wants_x:
-        grads[0] = None
+    unwanted = ("grid",) if wants_x else ("grid", "x")
+    grads = [
+        None if given is None or name in unwanted else torch.empty_like(given)
+        for name, given in zip(_FIELDS, inputs, strict=True)
+    ]
     if not window.kernel_size:  # nothing comes through a path that is not there
         for name in ("position_weight", "position_bias", "rate"):
             grad_of = grads[_FIELDS.index(name)]
             if grad_of is not None:
                 grad_of.zero_()
-    grads[_FIELDS.index("grid")] = None
     kept = projected is not None
     if projected is None:
         projected = scratch("projected", shape)
     # x, turned, takes the place of q, k and v where they are no more needed.
-    entries = images * math.prod(x.shape[2:]) * -(-x.shape[1] // _TURNED) * _TURNED
+    entries = _turned_entries(x, images)
     turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
         grad.contiguous(), *inputs, projected, kept, scratch("gradients", shape), turned, _code(inputs, shape),
