@@ -253,10 +253,9 @@ class ACmix(TwoPaths):
 
     def _has_usual_biases(self) -> bool:
         """Whether they are where the layer's constructor puts them; somebody may have taken one away."""
-        bias, position = self.query.bias, self.position
-        if (bias is None) != (self.key.bias is None) or (bias is None) != (self.value.bias is None):
-            return False
-        return (position is None or position.bias is not None) and (self.paths == "attention" or self.fc.bias is None)
+        absent = {child.bias is None for child in (self.query, self.key, self.value)}
+        has_code_bias = self.position is None or self.position.bias is not None
+        return len(absent) == 1 and has_code_bias and (self.paths == "attention" or self.fc.bias is None)
 
     def _is_of(self, dtype: torch.dtype) -> bool:
         """Whether all parameters have that dtype."""
@@ -275,8 +274,7 @@ class ACmix(TwoPaths):
             grid = coordinate_grid(x.shape[2], x.shape[3], self.position_step, position.weight)
             code = (position.weight, position.bias, grid)
         if self.paths == "attention":
-            inputs = LayerInputs(x, *weights, *biases, *code, None, None, None, self.alpha)
-            return layer(inputs, self._layer_window())
+            return layer(LayerInputs(x, *weights, *biases, *code, None, None, None, self.alpha), self._layer_window())
         inputs = LayerInputs(x, *weights, *biases, *code, self.fc.weight, self._beta(), self.shift.weight, self.alpha)
         return self.with_bias(layer(inputs, self._layer_window()))
 
