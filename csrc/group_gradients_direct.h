@@ -43,8 +43,6 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
     for (int o = 0; o < NO; ++o) grad[o] = load_once(grads + o * kMaskLanes);
     ACMIX_UNROLL
     for (int i = 0; i < NI; ++i) {
-      ACMIX_UNROLL
-      for (int vector = 0; vector < S; ++vector) __builtin_prefetch(from + (NI + i) * piece + vector * kMaskLanes + kMaskLanes / 2);
       const Columns<S> columns(at, from + i * piece);
       ACMIX_UNROLL
       for (int o = 0; o < NO; ++o) {

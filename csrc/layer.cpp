@@ -87,8 +87,8 @@ struct Forward {
 
 // `together` images at a time. With `chunks` > 1 the batch is cut into as many parts and each thread goes through all
 // stages of its own: what it writes is in its own cache when it reads it. `projected` holds the whole batch, or what all
-// chunks need at a time, and is then used again and again; or fewer rows than a map has, of one image for each chunk. `code` is
-// memory for the position code.
+// chunks need at a time, and is then used again and again; or fewer rows than a map has, of one image for each chunk. `code`
+// is memory for the position code.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,

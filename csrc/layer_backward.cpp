@@ -12,7 +12,6 @@ namespace {
 // take images of their own. Of smaller ones all that are computed at a time share their sums.
 constexpr int64_t kApart = int64_t{1} << 20;
 constexpr int64_t kEven = 4;  // images for each thread from which on an uneven rest is small
-constexpr int64_t kWhole = 112;  // pixels, or a multiple, that x is turned by where there is no memory for all
 
 // Sums of `count` entries over parts one behind the other; `adds` to what stands in `to`.
 void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, bool adds, float* to) {
@@ -125,7 +124,7 @@ struct Backward {
     for (int i = 0; i < 3; ++i) p.parts[i] = sums.projections[i];
     p.part_rows = whole.channels(), p.sums = sums.bias, p.adds = first > 0, p.turned = turned;
     p.pixels = 1;
-    const int64_t room = turned_entries / set.turned_size(p), most = room < whole.pixels() ? room / kWhole * kWhole : room;
+    const int64_t most = turned_entries / set.turned_size(p);
     STD_TORCH_CHECK(most > 0, "acmix_cpu: too little memory in turned");
     for (int64_t pixel = 0; pixel < whole.pixels(); pixel += p.pixels, p.adds = true) {
       p.pixels = std::min(most, whole.pixels() - pixel);

@@ -161,7 +161,7 @@ inline void multiply_rows_by_rows(const RowProducts& p, int64_t first_unit, int6
   constexpr int64_t lanes = Lanes<float>::count, wide = right_columns();
   const PixelSteps steps(p);
   const int64_t rows = unit_rows(p), blocks = (p.left_rows + rows - 1) / rows;
-  Scratch<float> scratch(rows * wide, Holds::anything);
+  Scratch<float> scratch(Scratch<float>::size_of(rows * wide), Holds::anything);
   float* const products = scratch.take(rows * wide);
   double sums[kUnitLeft * lanes];
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
