@@ -16,6 +16,7 @@ struct Lines {
 };
 
 // Of a line, what the query columns show that see a vector of key columns through one of the window's columns.
+#if defined(__AVX512F__)
 struct Seen {
   Vector<float> left, right;
 
@@ -32,6 +33,16 @@ struct Seen {
     return lanes_from<10>(left, right);
   }
 };
+#else
+struct Seen {
+  const float* line;
+
+  Seen() = default;
+  explicit ACMIX_INLINE Seen(const float* from) : line(from) {}
+
+  ACMIX_INLINE Vector<float> operator[](int place) const { return load_once(line - place); }
+};
+#endif
 
 // What one query row gives to NY of its key rows and ND channels, for one vector of key columns of phase P. `weights` are
 // lines of the first of these key rows, `lines` the queries', `to` the sums.
@@ -142,7 +153,7 @@ ACMIX_APART void direct_spread_column(const DirectPlan<K, S>& plan, const float*
 template <bool ADDS, int K, int S>
 ACMIX_INLINE void unpack_row(const float* packed, const float* ahead, int64_t columns, int64_t phase, float* to) {
   using Column = WindowColumn<K, S>;
-  const auto put = [&](int64_t x, Mask own, Vector<float> value) __attribute__((always_inline)) {
+  const auto put = [&](int64_t x, const Mask& own, Vector<float> value) __attribute__((always_inline)) {
     __builtin_prefetch(ahead + x, 1);
     store_lanes(own, to + x, ADDS ? load_lanes(own, to + x) + value : value);
   };
@@ -156,6 +167,7 @@ ACMIX_INLINE void unpack_row(const float* packed, const float* ahead, int64_t co
     for (int64_t x = 0; x < columns; x += 2 * kMaskLanes, even += kMaskLanes, odd += kMaskLanes) {
       const int64_t left = columns - x;
       const Vector<float> evens = load_lanes(lanes_between(0, (left + 1) / 2), even), odds = load_lanes(lanes_between(0, left / 2), odd);
+      ACMIX_UNROLL
       for (int half = 0; half < 2; ++half) {
         put(x + half * kMaskLanes, lanes_between(0, left - half * kMaskLanes), interleaved(evens, odds, half));
       }
@@ -166,6 +178,7 @@ ACMIX_INLINE void unpack_row(const float* packed, const float* ahead, int64_t co
 // A row of every second column's entries, with zeros in between, and a row of zeros below where there is one.
 ACMIX_INLINE void write_apart(const float* from, int64_t columns, float* to, float* below) {
   const Vector<float> entries = load(from), zeros{};
+  ACMIX_UNROLL
   for (int half = 0; half < 2; ++half) {
     const Mask own = lanes_between(0, columns - half * kMaskLanes);
     store_lanes(own, to + half * kMaskLanes, interleaved(entries, zeros, half));
@@ -195,8 +208,8 @@ inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64
     for (o = 0; o < K; ++o) {
       const int64_t at = o * line + WindowColumn<K, S>::place(o);
       const Vector<float> power = load(weights + o * lanes), grad = power * per_power * (load(grads + o * lanes) - mean);
-      store_lanes(own, weight_line + at, power * factor);
-      store_lanes(own, grad_line + at, grad);
+      store_or_zeros(own, weight_line + at, power * factor);
+      store_or_zeros(own, grad_line + at, grad);
       store(grads + o * lanes, grad);
     }
   }
@@ -306,7 +319,7 @@ class DirectBackward {
     const bool aligned = round_up(before + columns, lanes) == round_up(columns, lanes);
     const bool inside = rows == kGroup && a_.width % 2 == 0 && y * S >= K / 2 && (y + kGroup - 1) * S + K / 2 < a_.height;
     for (int64_t x = aligned ? 0 : before; x < before + columns; x += lanes) {
-      if constexpr (K > 3) {  // three rows of which share too little
+      if constexpr (K > 3 && kRegisters == 32) {  // three rows of smaller windows share too little
         if (inside) {
           const int64_t to = (plan_.first_row(y) - first_) * row_ + P * plan_.phase + x;
           direct_spread_groups<P>(plan_, grad_weights_ + x, weights_size_, queries_ + x, query_size_, line, grad_keys_ + to);

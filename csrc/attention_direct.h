@@ -6,19 +6,19 @@
 #ifdef ACMIX_HAS_MASKS
 namespace acmix::ACMIX_ISA {
 
-// Products of the tile's rows R0..R1 of `left` with one packed row, from the tile's columns on, to `lines`; LOGITS: and the
-// logarithms of how often the window shows them.
-template <bool LOGITS, int R0, int R1, int K, int S>
+// Products of the tile's rows R0..R1 of `left` with the window's columns FROM..TO of one packed row, from the tile's columns
+// on, to `lines`; LOGITS: and the logarithms of how often the window shows them.
+template <bool LOGITS, int R0, int R1, int FROM, int TO, int K, int S>
 ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileRows& left, const float* key, int64_t channel, int64_t key_row,
                                float* lines) {
   const DirectPlan<K, S>& plan = t.plan;
   const float* columns = plan.columns + t.tile * K * kMaskLanes;
-  Vector<float> sums[R1 - R0][K];
+  Vector<float> sums[R1 - R0][TO - FROM];
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) {
     const Vector<float> row = splat(plan.rows[(t.y + r) * K + key_row - (t.y + r) * S + K / 2]);
     ACMIX_UNROLL
-    for (int o = 0; o < K; ++o) sums[r - R0][o] = LOGITS ? load(columns + o * kMaskLanes) + row : Vector<float>{};
+    for (int o = FROM; o < TO; ++o) sums[r - R0][o - FROM] = LOGITS ? load(columns + o * kMaskLanes) + row : Vector<float>{};
   }
   const int64_t width = plan.call.width, step = left.row;
   const float* query = left.data + R0 * step;
@@ -28,17 +28,17 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileRows& left, 
     for (int r = 0; r < R1 - R0; ++r) queries[r] = load_once(query + r * step);
     const Sliding<K, S> keys(key, plan.phase);
     ACMIX_UNROLL
-    for (int o = 0; o < K; ++o) {
+    for (int o = FROM; o < TO; ++o) {
       const Vector<float> of_key = keys[o];
       ACMIX_UNROLL
-      for (int r = 0; r < R1 - R0; ++r) sums[r][o] += queries[r] * of_key;
+      for (int r = 0; r < R1 - R0; ++r) sums[r][o - FROM] += queries[r] * of_key;
     }
   }
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) {
     float* to = lines + t.line(r, key_row);
     ACMIX_UNROLL
-    for (int o = 0; o < K; ++o) store(to + o * kMaskLanes, sums[r - R0][o]);
+    for (int o = FROM; o < TO; ++o) store(to + o * kMaskLanes, sums[r - R0][o - FROM]);
   }
 }
 
@@ -47,8 +47,10 @@ template <bool LOGITS, int ROWS, int K, int S>
 ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const TileRows& left, const Rows& keys, float* lines) {
   const int64_t x = t.tile * kMaskLanes;
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
-    using Seen = decltype(seeing);
-    direct_score<LOGITS, Seen::R0, Seen::R1>(t, left, keys.data + key * keys.row + x, keys.channel, key, lines);
+    constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
+    constexpr int fitting = kRegisters == 32 || R1 - R0 == 1 ? K : (K + 1) / 2;
+    direct_score<LOGITS, R0, R1, 0, fitting>(t, left, keys.data + key * keys.row + x, keys.channel, key, lines);
+    if constexpr (fitting < K) direct_score<LOGITS, R0, R1, fitting, K>(t, left, keys.data + key * keys.row + x, keys.channel, key, lines);
   });
 }
 

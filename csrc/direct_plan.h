@@ -116,8 +116,11 @@ struct WindowColumn {
   static constexpr int place(int o) { return S == 1 ? o : (o - K / 2 - phase(o)) / 2 + before(phase(o)); }
 };
 
-// What the window's columns show of a packed row, one after the other. A vector across two cache lines takes as long to
-// read as four products: the first is aligned, the next two are cut from it and its neighbour, which costs half a product.
+// What the window's columns show of a packed row, one after the other. A vector of 64 bytes across two cache lines takes as
+// long to read as four products: the first is aligned, the next two are cut from it and its neighbour, which costs half a
+// product. Shorter vectors are read where they stand.
+constexpr bool kCuts = kRegisters == 32;
+
 template <int K, int S>
 struct Sliding {
   const float* at[S];
@@ -128,16 +131,20 @@ struct Sliding {
     ACMIX_UNROLL
     for (int p = 0; p < S; ++p) {
       at[p] = from + p * phase;
-      left[p] = load_once(at[p]);
-      right[p] = load_once(at[p] + kMaskLanes);
+      if constexpr (kCuts) {
+        left[p] = load_once(at[p]);
+        right[p] = load_once(at[p] + kMaskLanes);
+      }
     }
   }
 
   ACMIX_INLINE Vector<float> operator[](int o) const {
     const int p = WindowColumn<K, S>::phase(o), place = WindowColumn<K, S>::place(o);
-    if (place == 0) return left[p];
-    if (place == 1) return lanes_from<1>(left[p], right[p]);
-    if (place == 2) return lanes_from<2>(left[p], right[p]);
+    if constexpr (kCuts) {
+      if (place == 0) return left[p];
+      if (place == 1) return lanes_from<1>(left[p], right[p]);
+      if (place == 2) return lanes_from<2>(left[p], right[p]);
+    }
     return load_once(at[p] + place);
   }
 };
@@ -208,7 +215,7 @@ ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float
 // One row's columns, less others where there are any, to a packed row; `ahead` is asked for.
 template <int K, int S>
 ACMIX_INLINE void pack_row(const float* from, const float* less, const float* ahead, int64_t columns, int64_t phase, float* to) {
-  const auto entries = [&](int64_t x, Mask own) __attribute__((always_inline)) {
+  const auto entries = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
     __builtin_prefetch(ahead + x);
     const Vector<float> read = load_lanes(own, from + x);
     return less == nullptr ? read : read - load_lanes(own, less + x);
@@ -217,14 +224,15 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, const float* ah
   if constexpr (S == 1) {
     to += Column::before(0);
     int64_t x = 0;
-    for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, entries(x, 0xffff));
+    for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, entries(x, all_lanes()));
+    if (x == columns) return;
     const Mask rest = lanes_between(0, columns - x);
-    if (rest) store_lanes(rest, to + x, entries(x, rest));
+    store_or_zeros(rest, to + x, entries(x, rest));
   } else {
     float *even = to + Column::before(0), *odd = to + phase + Column::before(1);
     int64_t x = 0;
     for (; x + 2 * kMaskLanes <= columns; x += 2 * kMaskLanes, even += kMaskLanes, odd += kMaskLanes) {
-      const Vector<float> left = entries(x, 0xffff), right = entries(x + kMaskLanes, 0xffff);
+      const Vector<float> left = entries(x, all_lanes()), right = entries(x + kMaskLanes, all_lanes());
       store(even, every_second<0>(left, right));
       store(odd, every_second<1>(left, right));
     }
@@ -232,8 +240,8 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, const float* ah
     const int64_t rest = columns - x;
     const Vector<float> left = entries(x, lanes_between(0, rest));
     const Vector<float> right = entries(x + kMaskLanes, lanes_between(0, rest - kMaskLanes));
-    store_lanes(lanes_between(0, (rest + 1) / 2), even, every_second<0>(left, right));
-    store_lanes(lanes_between(0, rest / 2), odd, every_second<1>(left, right));
+    store_or_zeros(lanes_between(0, (rest + 1) / 2), even, every_second<0>(left, right));
+    store_or_zeros(lanes_between(0, rest / 2), odd, every_second<1>(left, right));
   }
 }
 

@@ -7,7 +7,7 @@
 #ifdef ACMIX_HAS_MASKS
 namespace acmix::ACMIX_ISA {
 
-constexpr int64_t kDirectRows = 4;  // output rows of a register tile
+constexpr int64_t kDirectRows = kRegisters == 32 ? 4 : 3;  // output rows of a register tile
 
 inline bool convolves_directly(const GroupConvolution& c) {
   const auto dense = [](const View& view) { return view.dtype == Dtype::float32 && view.strides[4] == 1; };
@@ -41,7 +41,7 @@ struct Columns {
       const Vector<float> left = load_lanes(at.masks[0], from), right = load_lanes(at.masks[1], from + kMaskLanes);
       taps[0] = every_second<0>(left, right);
       taps[1] = every_second<1>(left, right);
-      taps[2] = lanes_from<1>(taps[0], load_lanes(at.masks[2] & 1, from + 2 * kMaskLanes));
+      taps[2] = lanes_from<1>(taps[0], load_lanes(first_lane_of(at.masks[2]), from + 2 * kMaskLanes));
     }
   }
 };
@@ -58,7 +58,7 @@ ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t 
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       Vector<float> weight = splat(weights[kx * NO + o]);
-      asm("" : "+v"(weight));
+      keep(weight);
       ACMIX_UNROLL
       for (int r = FROM; r < TO; ++r) sums[r][o] += weight * columns[r].taps[kx];
     }
@@ -106,8 +106,10 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
 template <int S, int NO>
 ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPlace& at, int64_t rows, const float* from,
                                        const float* weights, float* out) {
-  if (rows == 4) convolve_direct<S, NO, 4>(c, at, from, weights, out);
-  else if (rows == 3) convolve_direct<S, NO, 3>(c, at, from, weights, out);
+  if constexpr (kDirectRows == 4) {
+    if (rows == 4) return convolve_direct<S, NO, 4>(c, at, from, weights, out);
+  }
+  if (rows == 3) convolve_direct<S, NO, 3>(c, at, from, weights, out);
   else if (rows == 2) convolve_direct<S, NO, 2>(c, at, from, weights, out);
   else convolve_direct<S, NO, 1>(c, at, from, weights, out);
 }

@@ -56,7 +56,7 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       ACMIX_UNROLL
-      for (int kx = 0; kx < 3; ++kx) store_lanes(at.own, sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
+      for (int kx = 0; kx < 3; ++kx) store_among(at.own, sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
     }
   }
 }
@@ -69,6 +69,8 @@ ACMIX_INLINE void correlate_direct_outputs(const GroupConvolution& c, const Dire
   else if (count == 2) correlate_direct<S, NI, 2>(c, at, grads, rows, from, sums);
   else correlate_direct<S, NI, 1>(c, at, grads, rows, from, sums);
 }
+
+constexpr int kScattered = kRegisters == 32 ? 4 : 2;  // inputs at a time
 
 // At a stride of two: what NI inputs get in two rows, of which the even ones have one kernel row and the odd ones two, and
 // likewise columns. `weight` of the first input and output; `to` the even row, in which the tile begins.
@@ -112,6 +114,7 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
   for (int i = 0; i < NI; ++i) {
     for (int64_t r = 0; r < rows; ++r) {
       float* row = to + i * c.grad_x.strides[2] + r * c.grad_x.strides[3];
+      ACMIX_UNROLL
       for (int half = 0; half < 2; ++half) {
         const Vector<float> entries = interleaved(sums[i][r][0], sums[i][r][1], half);
         float* place = row + half * kMaskLanes;
@@ -188,9 +191,9 @@ class DirectGroupBackward {
           count = least(kOutputs, c_.outputs - o);
           const float* grad = grads.at(tile, first, o);
           int64_t i = 0;
-          for (; i + 2 <= c_.pieces; i += 2) {
+          for (; kRegisters == 32 && i + 2 <= c_.pieces; i += 2) {
             float* const sums[2] = {place(i, ky) + o * 3 * lanes, place(i + 1, ky) + o * 3 * lanes};
-            correlate_direct_outputs<S, 2>(c_, at, count, grad, last - first, from + i * s[2], sums);
+            correlate_direct_outputs<S, kRegisters == 32 ? 2 : 1>(c_, at, count, grad, last - first, from + i * s[2], sums);
           }
           for (; i < c_.pieces; ++i) {
             float* const sums[1] = {place(i, ky) + o * 3 * lanes};
@@ -208,7 +211,7 @@ class DirectGroupBackward {
       for (int64_t y = 0; y < c_.out_height; ++y) {
         float* const row = to + 2 * y * s[3] + 2 * tile * lanes;
         int64_t i = 0;
-        for (; i + 4 <= c_.pieces; i += 4) scatter_direct<4>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
+        for (; i + kScattered <= c_.pieces; i += kScattered) scatter_direct<kScattered>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
         for (; i < c_.pieces; ++i) scatter_direct<1>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
       }
     }

@@ -19,14 +19,24 @@ ACMIX_INLINE Mask lanes_between(int64_t first, int64_t last) {
   return static_cast<Mask>(below & ~under);
 }
 
+ACMIX_INLINE Mask first_lane_of(Mask mask) { return mask & 1; }
+ACMIX_INLINE Mask all_lanes() { return 0xffff; }
+
 // Zeros in the other lanes, whose memory is not read.
 ACMIX_INLINE Vector<float> load_lanes(Mask mask, const float* from) {
   Vector<float> value = _mm512_maskz_loadu_ps(mask, from);
-  asm("" : "+v"(value));
+  keep(value);
   return value;
 }
 
+// The first lanes, as many as are in the mask.
 ACMIX_INLINE void store_lanes(Mask mask, float* to, Vector<float> value) { _mm512_mask_storeu_ps(to, mask, value); }
+
+// The same in scratch memory, where the others are there as well: they are left as they are, ...
+ACMIX_INLINE void store_among(Mask mask, float* to, Vector<float> value) { store_lanes(mask, to, value); }
+
+// ... or become zeros, unless they are zeros.
+ACMIX_INLINE void store_or_zeros(Mask mask, float* to, Vector<float> value) { store_lanes(mask, to, value); }
 
 // Lanes from O on of two vectors side by side.
 template <int O>
@@ -45,6 +55,85 @@ ACMIX_INLINE Vector<float> interleaved(Vector<float> even, Vector<float> odd, in
 ACMIX_INLINE Vector<float> between(Vector<float> left, Vector<float> right) {
   const __m512i places = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 + 14);
   return _mm512_permutex2var_ps(left, places, right);
+}
+
+}  // namespace acmix::ACMIX_ISA
+#elif defined(__AVX2__)
+#define ACMIX_HAS_MASKS 1
+
+namespace acmix::ACMIX_ISA {
+
+// All bits of a lane that is in it; and how many lanes there are up to the last one.
+struct Mask {
+  __m256i lanes;
+  int64_t last;
+};
+constexpr int64_t kMaskLanes = 8;
+
+ACMIX_INLINE __m256i lanes_below(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// Lanes first..last, cut to those that there are.
+ACMIX_INLINE Mask lanes_between(int64_t first, int64_t last) {
+  last = last < kMaskLanes ? last : kMaskLanes;
+  const __m256i below = lanes_below(last);
+  return {first <= 0 ? below : _mm256_andnot_si256(lanes_below(first < kMaskLanes ? first : kMaskLanes), below), last};
+}
+
+ACMIX_INLINE Mask all_lanes() { return {_mm256_set1_epi32(-1), kMaskLanes}; }
+ACMIX_INLINE Mask first_lane_of(const Mask& mask) { return {_mm256_and_si256(mask.lanes, lanes_below(1)), least(mask.last, 1)}; }
+
+// Zeros in the other lanes, whose memory is not read.
+ACMIX_INLINE Vector<float> load_lanes(const Mask& mask, const float* from) {
+  Vector<float> value = _mm256_maskload_ps(from, mask.lanes);
+  keep(value);
+  return value;
+}
+
+// The first lanes, as many as are in the mask. Processors take long for a vector of which they write some lanes.
+ACMIX_INLINE void store_lanes(const Mask& mask, float* to, Vector<float> value) {
+  if (mask.last >= kMaskLanes) return store(to, value);
+  if (mask.last <= 0) return;
+  __m128 rest = _mm256_castps256_ps128(value);
+  if (mask.last & 4) {
+    _mm_storeu_ps(to, rest);
+    to += 4, rest = _mm256_extractf128_ps(value, 1);
+  }
+  if (mask.last & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(to), rest);
+    to += 2, rest = _mm_movehl_ps(rest, rest);
+  }
+  if (mask.last & 1) _mm_store_ss(to, rest);
+}
+
+// The same in scratch memory, where the others are there as well: they are left as they are, ...
+ACMIX_INLINE void store_among(const Mask& mask, float* to, Vector<float> value) {
+  store<float>(to, _mm256_blendv_ps(load(to), value, _mm256_castsi256_ps(mask.lanes)));
+}
+
+// ... or become zeros, unless they are zeros.
+ACMIX_INLINE void store_or_zeros(const Mask& mask, float* to, Vector<float> value) {
+  store<float>(to, _mm256_and_ps(value, _mm256_castsi256_ps(mask.lanes)));
+}
+
+// Lanes from O on of two vectors side by side.
+template <int O>
+ACMIX_INLINE Vector<float> lanes_from(Vector<float> left, Vector<float> right) {
+  static_assert(O > 0 && O < 4, "of the first half");
+  const __m256i middle = _mm256_castps_si256(_mm256_permute2f128_ps(left, right, 0x21));
+  return _mm256_castsi256_ps(_mm256_alignr_epi8(middle, _mm256_castps_si256(left), 4 * O));
+}
+
+// Entries of two vectors in turn: the first half of them, or the second.
+ACMIX_INLINE Vector<float> interleaved(Vector<float> even, Vector<float> odd, int half) {
+  const Vector<float> first = _mm256_unpacklo_ps(even, odd), second = _mm256_unpackhi_ps(even, odd);
+  return half == 0 ? _mm256_permute2f128_ps(first, second, 0x20) : _mm256_permute2f128_ps(first, second, 0x31);
+}
+
+// What stands between two vectors of which the right one begins two columns after the left one.
+ACMIX_INLINE Vector<float> between(Vector<float> left, Vector<float> right) {
+  return _mm256_shuffle_ps(left, right, _MM_SHUFFLE(2, 1, 2, 1));
 }
 
 }  // namespace acmix::ACMIX_ISA

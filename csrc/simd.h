@@ -69,11 +69,9 @@ ACMIX_INLINE Vector<T> load(const T* from) {
   return *reinterpret_cast<const typename Lanes<T>::Loose*>(from);
 }
 
-// The same, to be used several times: kept in a register. Compilers would read it from memory again for each use, and a
-// read across two cache lines, as most unaligned ones of 64 bytes are, takes twice as long.
-template <class T>
-ACMIX_INLINE Vector<T> load_once(const T* from) {
-  Vector<T> value = load(from);
+// Keeps a value that is used several times in a register: compilers would read it from memory again for each use.
+template <class V>
+ACMIX_INLINE void keep(V& value) {
 #if defined(__AVX512F__)
   asm("" : "+v"(value));
 #elif defined(__x86_64__)
@@ -81,6 +79,13 @@ ACMIX_INLINE Vector<T> load_once(const T* from) {
 #elif defined(__aarch64__)
   asm("" : "+w"(value));
 #endif
+}
+
+// A read across two cache lines, as most unaligned ones of 64 bytes are, takes twice as long.
+template <class T>
+ACMIX_INLINE Vector<T> load_once(const T* from) {
+  Vector<T> value = load(from);
+  keep(value);
   return value;
 }
 
