@@ -119,8 +119,6 @@ struct WindowColumn {
 // What the window's columns show of a packed row, one after the other. A vector of 64 bytes across two cache lines takes as
 // long to read as four products: the first is aligned, the next two are cut from it and its neighbour, which costs half a
 // product. Shorter vectors are read where they stand.
-constexpr bool kCuts = kRegisters == 32;
-
 template <int K, int S>
 struct Sliding {
   const float* at[S];

@@ -1,8 +1,7 @@
 // The convolution of many small groups, forward, on dense rows of float32 without a packed copy: the zeros beyond the
 // border are masked lanes and rows that are left out.
 #pragma once
-#include "group_convolution.h"
-#include "masks.h"
+#include "kernel_columns.h"
 
 #ifdef ACMIX_HAS_MASKS
 namespace acmix::ACMIX_ISA {
@@ -14,59 +13,23 @@ inline bool convolves_directly(const GroupConvolution& c) {
   return c.kernel == 3 && c.stride <= 2 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.out);
 }
 
-// A tile of output rows and one vector of columns.
-struct DirectPlace {
-  Mask masks[3], own;  // lanes of what `Columns` reads that are in the map; lanes that are outputs
-  bool top, bottom;    // whether its first row has none above it, its last row none below
-
-  DirectPlace(const GroupConvolution& c, int64_t x) : own(lanes_between(0, c.out_columns - x)), top(false), bottom(false) {
-    const int64_t first = x * c.stride - 1, steps[3] = {0, c.stride == 1 ? 2 : kMaskLanes, 2 * kMaskLanes};
-    for (int i = 0; i < 3; ++i) masks[i] = lanes_between(-first - steps[i], c.columns - first - steps[i]);
-  }
-};
-
-// The three columns of a kernel on a row, from one column before the tile on. Vectors across two cache lines take long to
-// read: as few as can be are, and the others put together from them.
-template <int S>
-struct Columns {
-  Vector<float> taps[3];
-
-  Columns() = default;
-  ACMIX_INLINE Columns(const DirectPlace& at, const float* from) {
-    if constexpr (S == 1) {
-      taps[0] = load_lanes(at.masks[0], from);
-      taps[2] = load_lanes(at.masks[1], from + 2);
-      taps[1] = between(taps[0], taps[2]);
-    } else {
-      const Vector<float> left = load_lanes(at.masks[0], from), right = load_lanes(at.masks[1], from + kMaskLanes);
-      taps[0] = every_second<0>(left, right);
-      taps[1] = every_second<1>(left, right);
-      taps[2] = lanes_from<1>(taps[0], load_lanes(first_lane_of(at.masks[2]), from + 2 * kMaskLanes));
-    }
-  }
-};
-
 // Rows FROM..TO of a tile with one kernel row; `from` is what its first row reads there.
-template <int FROM, int TO, int S, int NO, int NR>
+template <int FROM, int TO, int S, bool WHOLE, int NO, int NR>
 ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t row, const float* weights,
                               Vector<float> (&sums)[NR][NO]) {
-  Columns<S> columns[NR];
-  ACMIX_UNROLL
-  for (int r = FROM; r < TO; ++r) columns[r] = Columns<S>(at, from + r * row);
-  ACMIX_UNROLL
-  for (int kx = 0; kx < 3; ++kx) {
+  for_each_column<FROM, TO, S, WHOLE>(at, from, row, [&](int kx, const Vector<float>* taps) __attribute__((always_inline)) {
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       Vector<float> weight = splat(weights[kx * NO + o]);
       keep(weight);
       ACMIX_UNROLL
-      for (int r = FROM; r < TO; ++r) sums[r][o] += weight * columns[r].taps[kx];
+      for (int r = FROM; r < TO; ++r) sums[r][o] += weight * taps[r];
     }
-  }
+  });
 }
 
 // NR rows of NO outputs; `from` is one row and one column before the tile, `weights` [pieces][3][3][NO].
-template <int S, int NO, int NR>
+template <int S, bool WHOLE, int NO, int NR>
 ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& at, const float* from, const float* weights,
                                  float* out) {
   Vector<float> sums[NR][NO];
@@ -87,31 +50,38 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
     ACMIX_UNROLL
     for (int r = 0; r < NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * step + kMaskLanes / 2, 0, 2);
-    if (at.top) direct_taps<1, NR, S>(at, from, step, weights, sums);
-    else direct_taps<0, NR, S>(at, from, step, weights, sums);
-    direct_taps<0, NR, S>(at, from + row, step, weights + 3 * NO, sums);
-    if (at.bottom) direct_taps<0, NR - 1, S>(at, from + 2 * row, step, weights + 6 * NO, sums);
-    else direct_taps<0, NR, S>(at, from + 2 * row, step, weights + 6 * NO, sums);
+    if (at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
+    else direct_taps<0, NR, S, WHOLE>(at, from, step, weights, sums);
+    direct_taps<0, NR, S, WHOLE>(at, from + row, step, weights + 3 * NO, sums);
+    if (at.bottom) direct_taps<0, NR - 1, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
+    else direct_taps<0, NR, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
   }
   ACMIX_UNROLL
   for (int o = 0; o < NO; ++o) {
     ACMIX_UNROLL
     for (int r = 0; r < NR; ++r) {
       float* to = out + o * channel + r * out_row;
-      store_lanes(at.own, to, c.adds ? load_lanes(at.own, to) + sums[r][o] : sums[r][o]);
+      const Vector<float> sum = S == 1 ? sums[r][o] : reordered(sums[r][o]);
+      store_lanes(at.own, to, c.adds ? load_lanes(at.own, to) + sum : sum);
     }
   }
 }
 
+// The usual tile, and the one that has a loop of its own where no lane is beyond the border, if that pays.
 template <int S, int NO>
 ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPlace& at, int64_t rows, const float* from,
                                        const float* weights, float* out) {
-  if constexpr (kDirectRows == 4) {
-    if (rows == 4) return convolve_direct<S, NO, 4>(c, at, from, weights, out);
+  if (rows == kDirectRows) {
+    if constexpr (NO == kOutputs && !kCuts) {
+      if (at.whole) return convolve_direct<S, true, NO, kDirectRows>(c, at, from, weights, out);
+    }
+    return convolve_direct<S, false, NO, kDirectRows>(c, at, from, weights, out);
   }
-  if (rows == 3) convolve_direct<S, NO, 3>(c, at, from, weights, out);
-  else if (rows == 2) convolve_direct<S, NO, 2>(c, at, from, weights, out);
-  else convolve_direct<S, NO, 1>(c, at, from, weights, out);
+  if constexpr (kDirectRows == 4) {
+    if (rows == 3) return convolve_direct<S, false, NO, 3>(c, at, from, weights, out);
+  }
+  if (rows == 2) convolve_direct<S, false, NO, 2>(c, at, from, weights, out);
+  else convolve_direct<S, false, NO, 1>(c, at, from, weights, out);
 }
 
 template <int S>

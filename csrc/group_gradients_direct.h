@@ -11,20 +11,27 @@ inline bool convolves_back_directly(const GroupConvolution& c) {
   return c.kernel == 3 && c.stride <= 2 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.grad) && dense(c.grad_x);
 }
 
-// The gradient of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column and row.
+// The gradient of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column and row. At a stride of
+// two lanes are in picked order and, where vectors are not cut from others, the right neighbours of all follow.
 struct PackedGrads {
-  const float* data;
-  int64_t rows, outputs;
+  float* data;
+  int64_t tiles, rows, outputs;
 
-  ACMIX_INLINE const float* at(int64_t tile, int64_t y, int64_t o) const {
+  PackedGrads(const GroupConvolution& c, float* to)
+      : data(to), tiles((c.out_columns + kMaskLanes - 1) / kMaskLanes), rows(c.out_height), outputs(c.outputs) {}
+
+  int64_t size() const { return tiles * (rows + 1) * outputs * kMaskLanes; }
+  ACMIX_INLINE float* at(int64_t tile, int64_t y, int64_t o) const {
     return data + ((tile * (rows + 1) + y) * outputs + o) * kMaskLanes;
   }
 };
 
+constexpr bool holds_neighbours(int stride) { return stride == 2 && !kCuts; }
+
 // Sums over a tile of columns, and rows first..last, of NO gradients times the three columns of one kernel row of NI inputs;
 // `sums` [NI][NO][3] vectors are added to, in lanes that are outputs: a NaN in a column that another lane reads is no output's.
 // `from` is what the first row reads.
-template <int S, int NI, int NO>
+template <int S, bool WHOLE, int NI, int NO>
 ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& at, const float* grads, int64_t rows,
                                   const float* from, float* const* sums) {
   Vector<float> total[NI][NO][3];
@@ -38,25 +45,28 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
   }
   const int64_t piece = c.x.strides[2], row = S * c.x.strides[3], step = c.outputs * kMaskLanes;
   for (int64_t y = 0; y < rows; ++y, from += row, grads += step) {
+    if constexpr (!kCuts) __builtin_prefetch(from + c.x.strides[1] + kMaskLanes / 2, 0, 2);  // of the next group
     Vector<float> grad[NO];
     ACMIX_UNROLL
-    for (int o = 0; o < NO; ++o) grad[o] = load_once(grads + o * kMaskLanes);
+    for (int o = 0; kCuts && o < NO; ++o) grad[o] = load_once(grads + o * kMaskLanes);
     ACMIX_UNROLL
     for (int i = 0; i < NI; ++i) {
-      const Columns<S> columns(at, from + i * piece);
+      const Columns<S, WHOLE> columns(at, from + i * piece);
       ACMIX_UNROLL
       for (int o = 0; o < NO; ++o) {
+        if constexpr (!kCuts) grad[o] = load_once(grads + o * kMaskLanes);
         ACMIX_UNROLL
         for (int kx = 0; kx < 3; ++kx) total[i][o][kx] += grad[o] * columns.taps[kx];
       }
     }
   }
+  const Mask own = S == 1 ? at.own : reordered(at.own);
   ACMIX_UNROLL
   for (int i = 0; i < NI; ++i) {
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       ACMIX_UNROLL
-      for (int kx = 0; kx < 3; ++kx) store_among(at.own, sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
+      for (int kx = 0; kx < 3; ++kx) store_among(own, sums[i] + (o * 3 + kx) * kMaskLanes, total[i][o][kx]);
     }
   }
 }
@@ -64,10 +74,13 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
 template <int S, int NI>
 ACMIX_INLINE void correlate_direct_outputs(const GroupConvolution& c, const DirectPlace& at, int64_t count, const float* grads,
                                            int64_t rows, const float* from, float* const* sums) {
-  if (count == 4) correlate_direct<S, NI, 4>(c, at, grads, rows, from, sums);
-  else if (count == 3) correlate_direct<S, NI, 3>(c, at, grads, rows, from, sums);
-  else if (count == 2) correlate_direct<S, NI, 2>(c, at, grads, rows, from, sums);
-  else correlate_direct<S, NI, 1>(c, at, grads, rows, from, sums);
+  if constexpr (!kCuts) {
+    if (count == 4 && at.whole) return correlate_direct<S, true, NI, 4>(c, at, grads, rows, from, sums);
+  }
+  if (count == 4) correlate_direct<S, false, NI, 4>(c, at, grads, rows, from, sums);
+  else if (count == 3) correlate_direct<S, false, NI, 3>(c, at, grads, rows, from, sums);
+  else if (count == 2) correlate_direct<S, false, NI, 2>(c, at, grads, rows, from, sums);
+  else correlate_direct<S, false, NI, 1>(c, at, grads, rows, from, sums);
 }
 
 constexpr int kScattered = kRegisters == 32 ? 4 : 2;  // inputs at a time
@@ -75,9 +88,9 @@ constexpr int kScattered = kRegisters == 32 ? 4 : 2;  // inputs at a time
 // At a stride of two: what NI inputs get in two rows, of which the even ones have one kernel row and the odd ones two, and
 // likewise columns. `weight` of the first input and output; `to` the even row, in which the tile begins.
 template <int NI>
-ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& grads, int64_t tile, int64_t tiles, int64_t y,
-                                const float* weight, float* to) {
-  Vector<float> sums[NI][2][2];
+ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& grads, int64_t tile, int64_t y, const float* weight,
+                                float* to) {
+  Vector<float> sums[NI][2][2], below[NI];  // what odd rows and columns get from the row below apart: it is the longest chain
   ACMIX_UNROLL
   for (int i = 0; i < NI; ++i) {
     ACMIX_UNROLL
@@ -86,14 +99,19 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
     }
     ACMIX_UNROLL
     for (int p = 0; p < 4; ++p) sums[i][p / 2][p % 2] = Vector<float>{};
+    below[i] = Vector<float>{};
   }
   for (int64_t o = 0; o < c.outputs; ++o, weight += c.pieces * 9) {
     Vector<float> here[2], next[2];  // of rows y and y + 1: a column's own gradient and its right neighbour's
     ACMIX_UNROLL
     for (int r = 0; r < 2; ++r) {
       here[r] = load_once(grads.at(tile, y + r, o));
-      const Vector<float> right = tile + 1 < tiles ? load(grads.at(tile + 1, y + r, o)) : Vector<float>{};
-      next[r] = lanes_from<1>(here[r], right);
+      if constexpr (holds_neighbours(2)) {
+        next[r] = load_once(grads.at(tile, y + r, o) + grads.size());
+      } else {
+        const Vector<float> right = tile + 1 < grads.tiles ? load(grads.at(tile + 1, y + r, o)) : Vector<float>{};
+        next[r] = lanes_from<1>(here[r], right);
+      }
     }
     ACMIX_UNROLL
     for (int i = 0; i < NI; ++i) {
@@ -105,22 +123,31 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
       sums[i][1][0] += w[1] * here[1];
       sums[i][1][1] += w[8] * here[0];
       sums[i][1][1] += w[6] * next[0];
-      sums[i][1][1] += w[2] * here[1];
-      sums[i][1][1] += w[0] * next[1];
+      below[i] += w[2] * here[1];
+      below[i] += w[0] * next[1];
     }
   }
+  ACMIX_UNROLL
+  for (int i = 0; i < NI; ++i) sums[i][1][1] += below[i];
   const int64_t left = c.columns - 2 * tile * kMaskLanes, rows = least(2, c.height - 2 * y);
   const Mask masks[2] = {lanes_between(0, left), lanes_between(0, left - kMaskLanes)};
-  for (int i = 0; i < NI; ++i) {
-    for (int64_t r = 0; r < rows; ++r) {
-      float* row = to + i * c.grad_x.strides[2] + r * c.grad_x.strides[3];
-      ACMIX_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const Vector<float> entries = interleaved(sums[i][r][0], sums[i][r][1], half);
-        float* place = row + half * kMaskLanes;
-        store_lanes(masks[half], place, c.adds ? entries + load_lanes(masks[half], place) : entries);
-      }
+  const auto write = [&](int i, int64_t r, const Mask* own) __attribute__((always_inline)) {
+    float* row = to + i * c.grad_x.strides[2] + r * c.grad_x.strides[3];
+    ACMIX_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const Vector<float> entries = interleaved_picked(sums[i][r][0], sums[i][r][1], half);
+      float* place = row + half * kMaskLanes;
+      if (own == nullptr) store<float>(place, c.adds ? entries + load(place) : entries);
+      else store_lanes(own[half], place, c.adds ? entries + load_lanes(own[half], place) : entries);
     }
+  };
+  if (!kCuts && left >= 2 * kMaskLanes && rows == 2) {
+    ACMIX_UNROLL
+    for (int i = 0; i < NI; ++i) write(i, 0, nullptr), write(i, 1, nullptr);
+    return;
+  }
+  for (int i = 0; i < NI; ++i) {
+    for (int64_t r = 0; r < rows; ++r) write(i, r, masks);
   }
 }
 
@@ -129,20 +156,21 @@ template <int S>
 class DirectGroupBackward {
  public:
   explicit DirectGroupBackward(const GroupConvolution& c)
-      : c_(c), tiles_((c.out_columns + lanes - 1) / lanes), sums_size_(c.pieces * 9 * c.outputs * lanes),
-        scratch_(Memory::size_of(sums_size_) + Memory::size_of(sums_size_ / lanes) +
-                 Memory::size_of(tiles_ * (c.out_height + 1) * c.outputs * lanes)),
-        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)),
-        packed_(scratch_.take(tiles_ * (c.out_height + 1) * c.outputs * lanes)) {}
+      : c_(c), grads_(c, nullptr), sums_size_(c.pieces * 9 * c.outputs * lanes),
+        packed_size_(grads_.size() * (holds_neighbours(S) ? 2 : 1)),
+        scratch_(Memory::size_of(sums_size_) + Memory::size_of(sums_size_ / lanes) + Memory::size_of(packed_size_)),
+        sums_(scratch_.take(sums_size_)), totals_(scratch_.take(sums_size_ / lanes)) {
+    grads_.data = scratch_.take(packed_size_);
+  }
 
   void run(int64_t group) {
     const int64_t size = c_.outputs * c_.pieces * 9;
     const float* weight = static_cast<const float*>(c_.weight) + group * size;
     ::memset(static_cast<void*>(sums_), 0, sums_size_ * sizeof(float));
     for (int64_t batch = 0; batch < c_.batch; ++batch) {
-      const PackedGrads grads = pack(batch, group);
-      correlate(grads, batch, group);
-      if (S == 2) scatter(grads, weight, batch, group);
+      pack(batch, group);
+      correlate(batch, group);
+      if (S == 2) scatter(weight, batch, group);
     }
     sums_of_lanes(sums_, size, totals_);
     float* to = static_cast<float*>(c_.grad_weight) + group * size;
@@ -162,24 +190,27 @@ class DirectGroupBackward {
   // Sums of one input and kernel row: [outputs][3][lanes].
   float* place(int64_t i, int64_t ky) const { return sums_ + (i * 3 + ky) * 3 * c_.outputs * lanes; }
 
-  PackedGrads pack(int64_t batch, int64_t group) {
+  void pack(int64_t batch, int64_t group) {
     const int64_t* s = c_.grad.strides;
     const float* const from = static_cast<const float*>(c_.grad.data) + batch * s[0] + group * s[1];
-    const PackedGrads grads{packed_, c_.out_height, c_.outputs};
-    for (int64_t tile = 0; tile < tiles_; ++tile) {
-      const Mask own = lanes_between(0, c_.out_columns - tile * lanes);
+    for (int64_t tile = 0; tile < grads_.tiles; ++tile) {
+      const int64_t columns = c_.out_columns - tile * lanes;
+      const Mask own = lanes_between(0, columns), with_right = lanes_between(0, columns - 1);
       for (int64_t y = 0; y < c_.out_height; ++y) {
         for (int64_t o = 0; o < c_.outputs; ++o) {
-          store(packed_ + (grads.at(tile, y, o) - packed_), load_lanes(own, from + o * s[2] + y * s[3] + tile * lanes));
+          const float* const row = from + o * s[2] + y * s[3] + tile * lanes;
+          float* const to = grads_.at(tile, y, o);
+          const Vector<float> entries = load_lanes(own, row);
+          store(to, S == 1 ? entries : reordered(entries));
+          if constexpr (holds_neighbours(S)) store(to + grads_.size(), reordered(load_lanes(with_right, row + 1)));
         }
       }
     }
-    return grads;
   }
 
-  void correlate(const PackedGrads& grads, int64_t batch, int64_t group) {
+  void correlate(int64_t batch, int64_t group) {
     const int64_t* s = c_.x.strides;
-    for (int64_t tile = 0; tile < tiles_; ++tile) {
+    for (int64_t tile = 0; tile < grads_.tiles; ++tile) {
       const DirectPlace at(c_, tile * lanes);
       for (int64_t ky = 0; ky < 3; ++ky) {
         // Output rows whose input row, S y + ky - 1, is in the map.
@@ -189,7 +220,7 @@ class DirectGroupBackward {
                             tile * lanes * S - 1;
         for (int64_t o = 0, count; o < c_.outputs; o += count) {
           count = least(kOutputs, c_.outputs - o);
-          const float* grad = grads.at(tile, first, o);
+          const float* grad = grads_.at(tile, first, o);
           int64_t i = 0;
           for (; kRegisters == 32 && i + 2 <= c_.pieces; i += 2) {
             float* const sums[2] = {place(i, ky) + o * 3 * lanes, place(i + 1, ky) + o * 3 * lanes};
@@ -204,23 +235,24 @@ class DirectGroupBackward {
     }
   }
 
-  void scatter(const PackedGrads& grads, const float* weight, int64_t batch, int64_t group) {
+  void scatter(const float* weight, int64_t batch, int64_t group) {
     const int64_t* s = c_.grad_x.strides;
     float* const to = static_cast<float*>(c_.grad_x.data) + batch * s[0] + group * s[1];
-    for (int64_t tile = 0; tile < tiles_; ++tile) {
-      for (int64_t y = 0; y < c_.out_height; ++y) {
+    for (int64_t y = 0; y < c_.out_height; ++y) {
+      for (int64_t tile = 0; tile < grads_.tiles; ++tile) {
         float* const row = to + 2 * y * s[3] + 2 * tile * lanes;
         int64_t i = 0;
-        for (; i + kScattered <= c_.pieces; i += kScattered) scatter_direct<kScattered>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
-        for (; i < c_.pieces; ++i) scatter_direct<1>(c_, grads, tile, tiles_, y, weight + i * 9, row + i * s[2]);
+        for (; i + kScattered <= c_.pieces; i += kScattered) scatter_direct<kScattered>(c_, grads_, tile, y, weight + i * 9, row + i * s[2]);
+        for (; i < c_.pieces; ++i) scatter_direct<1>(c_, grads_, tile, y, weight + i * 9, row + i * s[2]);
       }
     }
   }
 
   const GroupConvolution& c_;
-  int64_t tiles_, sums_size_;
+  PackedGrads grads_;
+  int64_t sums_size_, packed_size_;
   Memory scratch_;
-  float *sums_, *totals_, *packed_;
+  float *sums_, *totals_;
 };
 
 template <int S>

@@ -1,4 +1,4 @@
-// The kernels as torch operators, on torch's stable ABI: one binary for every torch from 2.10 on. They write into
+// The kernels as torch operators, on torch's stable ABI: one binary for every torch from 2.11 on. They write into
 // tensors that the caller has made; `acmix.ops.impl.cpu` is the caller.
 #include <optional>
 #include <string>
@@ -78,7 +78,7 @@ std::string instruction_sets() {
 }
 
 // What these operators take and give, as a number: the Python beside this library knows which one it needs.
-constexpr int64_t kInterface = 6;
+constexpr int64_t kInterface = 7;
 
 int64_t interface() { return kInterface; }
 

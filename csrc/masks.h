@@ -11,6 +11,7 @@ namespace acmix::ACMIX_ISA {
 
 using Mask = __mmask16;
 constexpr int64_t kMaskLanes = 16;
+constexpr bool kCuts = true;  // vectors across two cache lines are cut from others
 
 // Lanes first..last, cut to those that there are.
 ACMIX_INLINE Mask lanes_between(int64_t first, int64_t last) {
@@ -51,6 +52,17 @@ ACMIX_INLINE Vector<float> interleaved(Vector<float> even, Vector<float> odd, in
   return _mm512_permutex2var_ps(even, _mm512_add_epi32(first, _mm512_set1_epi32(8 * half)), odd);
 }
 
+// Every second entry of two vectors side by side in the order that costs least, and from that order to theirs or back.
+template <int FIRST>
+ACMIX_INLINE Vector<float> picked(Vector<float> left, Vector<float> right) {
+  return every_second<FIRST>(left, right);
+}
+ACMIX_INLINE Vector<float> reordered(Vector<float> entries) { return entries; }
+ACMIX_INLINE Mask reordered(Mask mask) { return mask; }
+
+// Picked entries of two vectors in turn: the first half of them, or the second.
+ACMIX_INLINE Vector<float> interleaved_picked(Vector<float> even, Vector<float> odd, int half) { return interleaved(even, odd, half); }
+
 // What stands between two vectors of which the right one begins two columns after the left one.
 ACMIX_INLINE Vector<float> between(Vector<float> left, Vector<float> right) {
   const __m512i places = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 + 14);
@@ -69,6 +81,7 @@ struct Mask {
   int64_t last;
 };
 constexpr int64_t kMaskLanes = 8;
+constexpr bool kCuts = false;
 
 ACMIX_INLINE __m256i lanes_below(int64_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -125,15 +138,25 @@ ACMIX_INLINE Vector<float> lanes_from(Vector<float> left, Vector<float> right) {
   return _mm256_castsi256_ps(_mm256_alignr_epi8(middle, _mm256_castps_si256(left), 4 * O));
 }
 
+// Every second entry of two vectors side by side in the order that costs least, and from that order to theirs or back.
+template <int FIRST>
+ACMIX_INLINE Vector<float> picked(Vector<float> left, Vector<float> right) {
+  return _mm256_shuffle_ps(left, right, FIRST == 0 ? 0x88 : 0xdd);
+}
+ACMIX_INLINE Vector<float> reordered(Vector<float> entries) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(entries), 0xd8));
+}
+ACMIX_INLINE Mask reordered(const Mask& mask) { return {_mm256_permute4x64_epi64(mask.lanes, 0xd8), mask.last}; }
+
+// Picked entries of two vectors in turn: the first half of them, or the second.
+ACMIX_INLINE Vector<float> interleaved_picked(Vector<float> even, Vector<float> odd, int half) {
+  return half == 0 ? _mm256_unpacklo_ps(even, odd) : _mm256_unpackhi_ps(even, odd);
+}
+
 // Entries of two vectors in turn: the first half of them, or the second.
 ACMIX_INLINE Vector<float> interleaved(Vector<float> even, Vector<float> odd, int half) {
   const Vector<float> first = _mm256_unpacklo_ps(even, odd), second = _mm256_unpackhi_ps(even, odd);
   return half == 0 ? _mm256_permute2f128_ps(first, second, 0x20) : _mm256_permute2f128_ps(first, second, 0x31);
-}
-
-// What stands between two vectors of which the right one begins two columns after the left one.
-ACMIX_INLINE Vector<float> between(Vector<float> left, Vector<float> right) {
-  return _mm256_shuffle_ps(left, right, _MM_SHUFFLE(2, 1, 2, 1));
 }
 
 }  // namespace acmix::ACMIX_ISA

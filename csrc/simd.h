@@ -151,12 +151,16 @@ ACMIX_INLINE V larger(V a, V b) {
 // Every second entry of two vectors side by side, from the first or from the second on.
 template <int FIRST>
 ACMIX_INLINE Vector<float> every_second(Vector<float> a, Vector<float> b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256 pairs = _mm256_shuffle_ps(a, b, FIRST == 0 ? 0x88 : 0xdd);
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0xd8));
+#elif defined(__clang__)
   constexpr int lanes = Lanes<float>::count;
-#if defined(__clang__)
   Vector<float> out{};
   for (int i = 0; i < lanes; ++i) out[i] = 2 * i + FIRST < lanes ? a[2 * i + FIRST] : b[2 * i + FIRST - lanes];
   return out;
 #else
+  constexpr int lanes = Lanes<float>::count;
   Lanes<float>::Integer places{};
   for (int i = 0; i < lanes; ++i) places[i] = 2 * i + FIRST;
   return __builtin_shuffle(a, b, places);
