@@ -190,7 +190,7 @@ ACMIX_INLINE void write_apart(const float* from, int64_t columns, float* to, flo
 // queries are written: of a key that is infinite the others would make NaN. A line begins where its first query's key stands.
 // Returns the products of the output, without the rate, and its gradient.
 template <int K, int S>
-inline Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, Mask own,
+ACMIX_APART Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, const Mask& own,
                                              float* weight_line, float* grad_line, int64_t line) {
   constexpr int64_t lanes = kMaskLanes;
   const Vector<float> sum = exponentials(weights, count, lanes);
@@ -278,8 +278,8 @@ class DirectBackward {
     const TileRows queries{queries_ + x, line, query_size_}, grads{grads_ + x, line, query_size_};
     read_direct<S>(t, Rows(a_.q, batch, head), scale_, queries_ + x, line, query_size_);
     read_direct<1>(t, Rows(a_.grad, batch, head), 1.0f, grads_ + x, line, query_size_);
-    direct_scores<true, ROWS>(t, queries, keys, tile_weights_);
-    direct_scores<false, ROWS>(t, grads, values, tile_grads_);
+    direct_scores<ROWS>(t, plan_.logits, queries, keys, tile_weights_);
+    direct_scores<ROWS>(t, plan_.products, grads, values, tile_grads_);
     double grad_rate = 0;
     Vector<float> factors[ROWS];
     for (int64_t r = 0; r < ROWS; ++r) {

@@ -7,18 +7,18 @@
 namespace acmix::ACMIX_ISA {
 
 // Products of the tile's rows R0..R1 of `left` with the window's columns FROM..TO of one packed row, from the tile's columns
-// on, to `lines`; LOGITS: and the logarithms of how often the window shows them.
-template <bool LOGITS, int R0, int R1, int FROM, int TO, int K, int S>
-ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileRows& left, const float* key, int64_t channel, int64_t key_row,
-                               float* lines) {
+// on, and what the border adds to them, to `lines`.
+template <int R0, int R1, int FROM, int TO, int K, int S>
+ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const DirectBorder& border, const TileRows& left, const float* key,
+                               int64_t channel, int64_t key_row, float* lines) {
   const DirectPlan<K, S>& plan = t.plan;
-  const float* columns = plan.columns + t.tile * K * kMaskLanes;
+  const float* columns = border.columns + t.tile * K * kMaskLanes;
   Vector<float> sums[R1 - R0][TO - FROM];
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) {
-    const Vector<float> row = splat(plan.rows[(t.y + r) * K + key_row - (t.y + r) * S + K / 2]);
+    const Vector<float> row = splat(border.rows[(t.y + r) * K + key_row - (t.y + r) * S + K / 2]);
     ACMIX_UNROLL
-    for (int o = FROM; o < TO; ++o) sums[r - R0][o - FROM] = LOGITS ? load(columns + o * kMaskLanes) + row : Vector<float>{};
+    for (int o = FROM; o < TO; ++o) sums[r - R0][o - FROM] = load(columns + o * kMaskLanes) + row;
   }
   const int64_t width = plan.call.width, step = left.row;
   const float* query = left.data + R0 * step;
@@ -43,14 +43,16 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileRows& left, 
 }
 
 // Of all rows of the tile with their windows: [kGroup][K * K][lanes].
-template <bool LOGITS, int ROWS, int K, int S>
-ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const TileRows& left, const Rows& keys, float* lines) {
+template <int ROWS, int K, int S>
+ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const DirectBorder& border, const TileRows& left, const Rows& keys,
+                               float* lines) {
   const int64_t x = t.tile * kMaskLanes;
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
     constexpr int fitting = kRegisters == 32 || R1 - R0 == 1 ? K : (K + 1) / 2;
-    direct_score<LOGITS, R0, R1, 0, fitting>(t, left, keys.data + key * keys.row + x, keys.channel, key, lines);
-    if constexpr (fitting < K) direct_score<LOGITS, R0, R1, fitting, K>(t, left, keys.data + key * keys.row + x, keys.channel, key, lines);
+    const float* const row = keys.data + key * keys.row + x;
+    direct_score<R0, R1, 0, fitting>(t, border, left, row, keys.channel, key, lines);
+    if constexpr (fitting < K) direct_score<R0, R1, fitting, K>(t, border, left, row, keys.channel, key, lines);
   });
 }
 
@@ -93,7 +95,7 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, 
   }
 }
 
-// Four channels at a time, the rest one by one.
+// Four channels at a time, the rest one by one, row by row.
 template <int ROWS, int K, int S>
 ACMIX_INLINE void direct_gathers(const DirectTile<K, S>& t, const float* weights, Rows values, const Vector<float>* factors, OutRows out) {
   int64_t d = 0;
@@ -101,7 +103,10 @@ ACMIX_INLINE void direct_gathers(const DirectTile<K, S>& t, const float* weights
     direct_gather<ROWS, 4>(t, weights, values, factors, out);
   }
   for (; d < t.plan.call.width; ++d, values.data += values.channel, out.data += out.channel) {
-    direct_gather<ROWS, 1>(t, weights, values, factors, out);
+    DirectTile<K, S> row = t;
+    for (int r = 0; r < ROWS; ++r, ++row.y) {
+      direct_gather<1, 1>(row, weights + r * K * K * kMaskLanes, values, factors + r, out.from(r, 0));
+    }
   }
 }
 
@@ -116,7 +121,7 @@ template <int ROWS, int K, int S>
 ACMIX_INLINE void direct_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights) {
   const TileRows left{queries, kMaskLanes, t.plan.call.width * kMaskLanes};
   read_direct<S>(t, of.queries, of.scale, queries, left.channel, left.row);
-  direct_scores<true, ROWS>(t, left, of.keys, weights);
+  direct_scores<ROWS>(t, t.plan.logits, left, of.keys, weights);
   Vector<float> factors[ROWS];
   for (int64_t r = 0; r < ROWS; ++r) factors[r] = of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes);
   direct_gathers<ROWS>(t, weights, of.values, factors, of.out.from(t.y, t.tile * kMaskLanes));

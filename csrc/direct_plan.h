@@ -78,6 +78,13 @@ struct Multiplicity {
   }
 };
 
+// What is added to the products of queries with keys, by the column and by the row: logarithms of how often the window shows
+// the key.
+struct DirectBorder {
+  float* columns;  // [tiles][K][lanes]
+  float* rows;     // [H'][K], by the key row's distance from the query's plus the reach
+};
+
 // Borders by tile of columns and by row. At a stride of two a packed row has its even columns first, then its odd ones.
 template <int K, int S>
 struct DirectPlan {
@@ -85,21 +92,22 @@ struct DirectPlan {
   const Attention& call;
   int64_t tiles, phase, pitch;  // entries of one phase of a packed row, and of all
   Scratch<float> memory;
-  float* columns;  // [tiles][K][lanes]
-  float* rows;     // [H'][K], by the key row's distance from the query's plus the reach
+  DirectBorder logits, products;  // zeros for products that are no logits
 
   explicit DirectPlan(const Attention& a)
       : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase((tiles + 1) * lanes), pitch(S * phase),
-        memory(Scratch<float>::size_of(tiles * K * lanes) + Scratch<float>::size_of(a.out_height * K)),
-        columns(memory.take(tiles * K * lanes)), rows(memory.take(a.out_height * K)) {
+        memory(2 * (Scratch<float>::size_of(tiles * K * lanes) + Scratch<float>::size_of(a.out_height * K))),
+        logits(border()), products(border()) {
     const Multiplicity across{a.columns, reach}, down{a.height, reach};
     for (int64_t x = 0; x < a.out_columns; ++x) {
-      for (int64_t o = 0; o < K; ++o) columns[(x / lanes * K + o) * lanes + x % lanes] = across(x * S, x * S + o - reach);
+      for (int64_t o = 0; o < K; ++o) logits.columns[(x / lanes * K + o) * lanes + x % lanes] = across(x * S, x * S + o - reach);
     }
     for (int64_t y = 0; y < a.out_height; ++y) {
-      for (int64_t o = 0; o < K; ++o) rows[y * K + o] = down(y * S, y * S + o - reach);
+      for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach);
     }
   }
+
+  DirectBorder border() { return {memory.take(tiles * K * lanes), memory.take(call.out_height * K)}; }
 
   // The key rows that a query row sees.
   int64_t first_row(int64_t y) const { return y * S < reach ? 0 : y * S - reach; }
@@ -198,7 +206,7 @@ ACMIX_INLINE Vector<float> read_apart(const float* row, int64_t x, int64_t colum
 
 // Rows of the tile, STEP apart in the map, times a factor; zeros in lanes that are none.
 template <int STEP, int K, int S>
-ACMIX_INLINE void read_direct(const DirectTile<K, S>& t, const Rows& from, float factor, float* to, int64_t channel, int64_t row) {
+ACMIX_APART void read_direct(const DirectTile<K, S>& t, const Rows& from, float factor, float* to, int64_t channel, int64_t row) {
   const int64_t width = t.plan.call.width, x = t.tile * kMaskLanes;
   const int64_t columns = STEP == S ? t.plan.call.columns : t.plan.call.out_columns;
   for (int64_t d = 0; d < width; ++d) {

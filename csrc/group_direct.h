@@ -21,7 +21,7 @@ ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t 
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
       Vector<float> weight = splat(weights[kx * NO + o]);
-      keep(weight);
+      if constexpr (kCuts) keep(weight);
       ACMIX_UNROLL
       for (int r = FROM; r < TO; ++r) sums[r][o] += weight * taps[r];
     }

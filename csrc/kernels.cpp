@@ -8,12 +8,35 @@
 #include "product.h"
 #include "row_products.h"
 
+// float64 is for checks, not for speed: one set's serves those as well that run only where it does.
+#ifndef ACMIX_FLOAT64
+#define ACMIX_FLOAT64 ACMIX_ISA
+#define ACMIX_HAS_FLOAT64
+#endif
+
+namespace acmix::ACMIX_FLOAT64 {
+
+void attention_forward_float64(const Attention&, int64_t, int64_t);
+void attention_backward_float64(const Attention&, int64_t, int64_t);
+void convolution_forward_float64(const GroupConvolution&, int64_t, int64_t);
+void convolution_backward_float64(const GroupConvolution&, int64_t, int64_t);
+
+}  // namespace acmix::ACMIX_FLOAT64
+
 namespace acmix::ACMIX_ISA {
+
+#ifdef ACMIX_HAS_FLOAT64
+void attention_forward_float64(const Attention& a, int64_t first, int64_t last) { attention_forward<0, double>(a, first, last); }
+void attention_backward_float64(const Attention& a, int64_t first, int64_t last) { attention_backward<0, double>(a, first, last); }
+void convolution_forward_float64(const GroupConvolution& c, int64_t first, int64_t last) { convolution_forward<double>(c, first, last); }
+void convolution_backward_float64(const GroupConvolution& c, int64_t first, int64_t last) { convolution_backward<double>(c, first, last); }
+#endif
+
 namespace {
 
 int64_t usual(const Attention& a) { return a.stride == 1 && a.dilation == 1 ? a.kernel : -a.kernel; }
 
-// Where dense rows of float32 have kernels of their own, other memory is rarer: all windows but the usual one share a loop there.
+// Where dense rows of float32 have kernels of their own, callers bring usual windows to such rows: all others share a loop.
 #ifdef ACMIX_HAS_MASKS
 constexpr bool kDirect = true;
 #else
@@ -28,14 +51,12 @@ struct Side {
 // Calls body(Side<K>) with the window's side where it has a loop of its own, or 0.
 template <class F>
 void by_window(const Attention& a, F body) {
-  if constexpr (!kSmall) {
+  if constexpr (!kSmall && !kDirect) {
     const int64_t side = usual(a);
     if (side == 7) return body(Side<7>{});
-    if constexpr (!kDirect) {
-      if (side == 3) return body(Side<3>{});
-      if (side == 5) return body(Side<5>{});
-      if (side == -7) return body(Side<-7>{});
-    }
+    if (side == 3) return body(Side<3>{});
+    if (side == 5) return body(Side<5>{});
+    if (side == -7) return body(Side<-7>{});
   }
   body(Side<0>{});
 }
@@ -56,12 +77,12 @@ void direct_back_of(const Attention& a, int64_t first, int64_t last) {
 }
 #endif
 
-// float64 alone computes in float64.
+// float64 alone is computed in float64.
 void forward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
   if (attends_directly(a)) return a.stride == 1 ? direct_of<1>(a, first, last) : direct_of<2>(a, first, last);
 #endif
-  if (a.q.dtype == Dtype::float64) return attention_forward<0, double>(a, first, last);
+  if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::attention_forward_float64(a, first, last);
   by_window(a, [&](auto side) { attention_forward<decltype(side)::value, float>(a, first, last); });
 }
 
@@ -69,7 +90,7 @@ void backward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
   if (attends_back_directly(a)) return a.stride == 1 ? direct_back_of<1>(a, first, last) : direct_back_of<2>(a, first, last);
 #endif
-  if (a.q.dtype == Dtype::float64) return attention_backward<0, double>(a, first, last);
+  if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::attention_backward_float64(a, first, last);
   by_window(a, [&](auto side) { attention_backward<decltype(side)::value, float>(a, first, last); });
 }
 
@@ -79,7 +100,7 @@ void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t
     return c.stride == 1 ? convolution_forward_direct<1>(c, first, last) : convolution_forward_direct<2>(c, first, last);
   }
 #endif
-  c.x.dtype == Dtype::float64 ? convolution_forward<double>(c, first, last) : convolution_forward<float>(c, first, last);
+  c.x.dtype == Dtype::float64 ? ACMIX_FLOAT64::convolution_forward_float64(c, first, last) : convolution_forward<float>(c, first, last);
 }
 
 void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
@@ -88,7 +109,7 @@ void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_
     return c.stride == 1 ? convolution_backward_direct<1>(c, first, last) : convolution_backward_direct<2>(c, first, last);
   }
 #endif
-  c.x.dtype == Dtype::float64 ? convolution_backward<double>(c, first, last) : convolution_backward<float>(c, first, last);
+  c.x.dtype == Dtype::float64 ? ACMIX_FLOAT64::convolution_backward_float64(c, first, last) : convolution_backward<float>(c, first, last);
 }
 
 #define ACMIX_TEXT_OF(x) #x
