@@ -133,7 +133,7 @@ def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, m
     native_layer = sys.modules["acmix.ops.impl.cpu.layer"]  # the package has a function of that name
     monkeypatch.setattr(native_layer, "_BACKWARD_BYTES", 3 * 4 * x[:2].numel())  # two images at a time
     monkeypatch.setattr(native_layer, "_FORWARD_BYTES", 3 * 4 * x[:2].numel())
-    assert layer._runs_at_once(x)
+    assert layer._inputs_at_once(x) is not None
     with using(FastBackend("cpu", instructions)):
         found = answers(layer, x, grad)
     monkeypatch.setattr(acmix.nn.acmix, "runs_at_once", lambda *_: False)
@@ -225,18 +225,18 @@ def test_each_gradient_alone(name: str) -> None:
 def test_it_runs_in_parts_where_a_bias_has_been_taken_away(paths: Any) -> None:
     x = torch.randn(1, 8, 7, 7)
     layer = made(8, {"paths": paths})
-    assert layer._runs_at_once(x)
+    assert layer._inputs_at_once(x) is not None
     assert layer.position is not None
     expected = layer(x).detach()
     layer.position.bias = None  # which moves all logits of a query alike
-    assert not layer._runs_at_once(x)
+    assert layer._inputs_at_once(x) is None
     found = layer(x)
     found.sum().backward()
     torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-5)
     for name in ("query", "key", "value"):
         layer = made(8, {"paths": paths})
         getattr(layer, name).bias = None
-        assert not layer._runs_at_once(x)
+        assert layer._inputs_at_once(x) is None
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
@@ -361,7 +361,7 @@ def test_parameters_of_another_dtype_are_cast_as_by_the_parts(name: str, dtype: 
 
 @pytest.mark.parametrize("shape", [(1, 8, 0, 5), (1, 8, 5, 0), (0, 8, 5, 5)], ids=str)
 def test_an_empty_map_does_not_end_a_compiled_process(shape: tuple[int, ...]) -> None:
-    assert not ACmix(8, 8)._runs_at_once(torch.zeros(shape))
+    assert ACmix(8, 8)._inputs_at_once(torch.zeros(shape)) is None
     q = (torch.zeros(1, 2, 4, *shape[2:]) if shape[0] else torch.zeros(0, 2, 4, 5, 5)).requires_grad_()
     out = torch.ops.acmix.local_attention(q, q, q, None, 3, 1, 1, 1.0, "cpu")[0]
     assert out.shape == q.shape
@@ -372,11 +372,11 @@ def test_an_empty_map_does_not_end_a_compiled_process(shape: tuple[int, ...]) ->
 def test_where_it_does_not_run_the_parts_do() -> None:
     layer = ACmix(8, 8)
     x = torch.randn(2, 8, 6, 7)
-    assert layer._runs_at_once(x)
-    assert not layer._runs_at_once(x.to(memory_format=torch.channels_last))
-    assert not layer._runs_at_once(x[:0])
-    assert not ACmix(8, 8, shift="fixed")._runs_at_once(x)
-    assert not ACmix(8, 8, impl="torch")._runs_at_once(x)
-    assert not layer.double()._runs_at_once(x.double())
+    assert layer._inputs_at_once(x) is not None
+    assert layer._inputs_at_once(x.to(memory_format=torch.channels_last)) is None
+    assert layer._inputs_at_once(x[:0]) is None
+    assert ACmix(8, 8, shift="fixed")._inputs_at_once(x) is None
+    assert ACmix(8, 8, impl="torch")._inputs_at_once(x) is None
+    assert layer.double()._inputs_at_once(x.double()) is None
     with torch.autocast("cpu"):
-        assert not layer.float()._runs_at_once(x)
+        assert layer.float()._inputs_at_once(x) is None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
+from acmix.nn.parameters import weight_and_bias
 from acmix.nn.planes import as_planes, in_format_of, runs_on_planes
 from acmix.nn.pointwise import pointwise
 from acmix.nn.position import check_step, coordinate_grid
@@ -21,6 +22,8 @@ from acmix.ops.layer import layer, runs_at_once
 from acmix.ops.problem import OpName
 
 __all__ = ["ACmix"]
+
+_Three = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 # Windows are 3 to 13 wide in practice; a wider one that equals a channel count is a misplaced argument.
 _WIDEST_USUAL_WINDOW = 31
@@ -153,8 +156,9 @@ class ACmix(TwoPaths):
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         self._check_input(x)
-        if self._runs_at_once(x):
-            return self._at_once(x)
+        inputs = self._inputs_at_once(x)
+        if inputs is not None:
+            return self.with_bias(layer(inputs, self._layer_window()))
         projected = self._project(x)
         convolution = self._convolve(x, projected.pieces)
         return in_format_of(x, self.mix(self._attend(projected), convolution), self.impl)
@@ -243,40 +247,29 @@ class ACmix(TwoPaths):
             self.num_heads, 0 if self.paths == "convolution" else self.kernel_att, self.stride, self.dilation
         )
 
-    def _runs_at_once(self, x: Tensor) -> bool:
+    def _inputs_at_once(self, x: Tensor) -> LayerInputs | None:
+        """What both stages are given where they run as one op, and None where they cannot."""
         kernel = 0 if self.paths == "attention" else self.kernel_conv
         if kernel and self.shift.form != "group":
-            return False
-        if not self._is_of(x.dtype) or not self._has_usual_biases():
-            return False
-        return runs_at_once(x, self.query.weight, kernel, self._layer_window(), self.impl)
-
-    def _has_usual_biases(self) -> bool:
-        """Whether they are where the layer's constructor puts them; somebody may have taken one away."""
-        absent = {child.bias is None for child in (self.query, self.key, self.value)}
-        has_code_bias = self.position is None or self.position.bias is not None
-        return len(absent) == 1 and has_code_bias and (self.paths == "attention" or self.fc.bias is None)
-
-    def _is_of(self, dtype: torch.dtype) -> bool:
-        """Whether all parameters have that dtype."""
-        if torch.compiler.is_compiling():
-            return all(parameter.dtype == dtype for parameter in self.parameters())
-        # Walking through `self.parameters()` would take as long as the attention of a small map.
-        owners = (self, *self._modules.values())
-        parameters = (parameter for owner in owners if owner is not None for parameter in owner._parameters.values())
-        return all(parameter is None or parameter.dtype == dtype for parameter in parameters)
-
-    def _at_once(self, x: Tensor) -> Tensor:
-        query, key, value, position = self.query, self.key, self.value, self.position
-        weights, biases = (query.weight, key.weight, value.weight), (query.bias, key.bias, value.bias)
-        code: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
-        if position is not None:
-            grid = coordinate_grid(x.shape[2], x.shape[3], self.position_step, position.weight)
-            code = (position.weight, position.bias, grid)
-        if self.paths == "attention":
-            return layer(LayerInputs(x, *weights, *biases, *code, None, None, None, self.alpha), self._layer_window())
-        inputs = LayerInputs(x, *weights, *biases, *code, self.fc.weight, self._beta(), self.shift.weight, self.alpha)
-        return self.with_bias(layer(inputs, self._layer_window()))
+            return None
+        if not runs_at_once(x, self.head_width, kernel, self._layer_window(), self.impl):
+            return None
+        query, key, value = (weight_and_bias(child) for child in (self.query, self.key, self.value))
+        biases = (query[1], key[1], value[1])
+        code: _Three = (None, None, None)
+        path: _Three = (None, None, None)
+        if self.position is not None:
+            weight, bias = weight_and_bias(self.position)
+            code = (weight, bias, coordinate_grid(x.shape[2], x.shape[3], self.position_step, weight))
+        fc_bias = None
+        if kernel:
+            fc, fc_bias = weight_and_bias(self.fc)
+            path = (fc, self._beta(), weight_and_bias(self.shift)[0])
+        inputs = LayerInputs(x, query[0], key[0], value[0], *biases, *code, *path, self.alpha)
+        # Somebody may have taken a bias away, or changed the dtype of a part.
+        is_usual = fc_bias is None and len({bias is None for bias in biases}) == 1
+        is_usual = is_usual and (code[0] is None or code[1] is not None)
+        return inputs if is_usual and all(given is None or given.dtype == x.dtype for given in inputs) else None
 
     def _attend(self, projected: _Projected) -> Tensor | None:
         if self.paths == "convolution":

@@ -21,21 +21,21 @@ __all__ = ["layer", "runs_at_once"]
 _KEPT_DEPTH = 128
 
 
-def runs_at_once(x: Tensor, weight: Tensor, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
+def runs_at_once(x: Tensor, head_width: int, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
     """Whether both stages can run as one op, which is faster; else the layer calls the ops of its parts.
 
     Args:
         x: input [B, C_in, H, W].
-        weight: of a projection, [C, C_in, 1, 1].
+        head_width: channels D of a head.
         kernel_conv: kernel side k of the convolution path; 0 without that path.
         window: heads, window, stride and dilation.
         impl: the backend that the layer was given, or "auto".
     """
-    if impl not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype:
+    if impl not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     if _is_transformed() or torch.is_autocast_enabled("cpu") or 0 in x.shape or not x.is_contiguous():
         return False
-    problem = Problem("layer", "cpu", x.dtype, window.kernel_size, weight.shape[0] // window.heads)
+    problem = Problem("layer", "cpu", x.dtype, window.kernel_size, head_width)
     if load_backend("cpu").why_not(problem):
         return False
     far = any(reaches_far(x, size, window.dilation) for size in (window.kernel_size, kernel_conv))
@@ -57,7 +57,7 @@ def layer(inputs: LayerInputs, window: LayerWindow) -> Tensor:
     """Both stages of ACmix: [B, C_in, H, W] -> [B, C, ceil(H / s), ceil(W / s)].
 
     Args:
-        inputs: the layer's tensors, for which `runs_at_once` holds.
+        inputs: the layer's tensors, all of the dtype of an x for which `runs_at_once` holds.
         window: heads, window, stride and dilation.
     """
     differentiates = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)

@@ -1,0 +1,17 @@
+"""A module's parameters past `nn.Module`'s lookup, which takes as long as a small map's attention."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["weight_and_bias"]
+
+
+def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """`module.weight` and `module.bias`."""
+    parameters: dict[str, Any] = module._parameters
+    if "weight" in parameters and "bias" in parameters:
+        return parameters["weight"], parameters["bias"]
+    weight: Any = module.weight  # a parametrization computes it
+    bias: Any = module.bias
+    return weight, bias
