@@ -1,6 +1,8 @@
 // Memory for what a forward pass keeps for its backward pass. A training step asks for the same blocks again and again; from
 // the system each would come page by page, cleared, which for a large map takes as long as a fifth of the layer. A block comes
 // back when its storage dies, so whoever still holds it, a hook or a second backward pass, holds the block too.
+#include <pthread.h>
+
 #include <mutex>
 #include <vector>
 
@@ -16,9 +18,7 @@ class IdleBlocks {
  public:
   // The smallest block that fits, or none.
   std::optional<Tensor> take(int64_t entries) {
-    // Never waits: in a child process nobody might open a lock that was closed when it was forked.
-    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) return std::nullopt;
+    const std::lock_guard<std::mutex> lock(mutex_);
     size_t best = blocks_.size();
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const int64_t size = blocks_[i].numel();
@@ -34,25 +34,31 @@ class IdleBlocks {
 
   // What has been idle for longest goes where there is too much.
   void give(const Tensor& block) {
-    std::vector<Tensor> dropped;  // after the lock is open
-    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock() || block.numel() > kMostIdle) return;
+    if (block.numel() > kMostIdle) return;
+    std::vector<Tensor> dropped;  // when the lock is open again
+    const std::lock_guard<std::mutex> lock(mutex_);
     blocks_.push_back(block);
     entries_ += block.numel();
     size_t first = 0;
     for (; entries_ > kMostIdle; ++first) entries_ -= blocks_[first].numel();
     dropped.assign(blocks_.begin(), blocks_.begin() + first);
     blocks_.erase(blocks_.begin(), blocks_.begin() + first);
-    lock.unlock();
   }
 
   void release() {
     std::vector<Tensor> dropped;
-    std::unique_lock<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     dropped.swap(blocks_);
     entries_ = 0;
-    lock.unlock();
   }
+
+  int64_t entries() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return entries_;
+  }
+
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
  private:
   std::mutex mutex_;
@@ -60,9 +66,17 @@ class IdleBlocks {
   int64_t entries_ = 0;
 };
 
+IdleBlocks& idle_blocks();
+
+// A process that is forked meanwhile would find the lock closed, and nobody to open it.
+IdleBlocks* made() {
+  pthread_atfork([] { idle_blocks().lock(); }, [] { idle_blocks().unlock(); }, [] { idle_blocks().unlock(); });
+  return new IdleBlocks();
+}
+
 // Never destroyed: storages may die after everything else has.
 IdleBlocks& idle_blocks() {
-  static IdleBlocks& blocks = *new IdleBlocks();
+  static IdleBlocks& blocks = *made();
   return blocks;
 }
 
@@ -81,15 +95,20 @@ Tensor kept_memory(int64_t batch, int64_t heads, int64_t width, int64_t height, 
 
 void release_memory() { idle_blocks().release(); }
 
+// Bytes that are held for later.
+int64_t idle_memory() { return idle_blocks().entries() * static_cast<int64_t>(sizeof(float)); }
+
 }  // namespace
 }  // namespace acmix
 
 STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
   m.def("kept_memory(int batch, int heads, int width, int height, int columns) -> Tensor");
   m.def("release_memory() -> ()");
+  m.def("idle_memory() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CompositeExplicitAutograd, m) {
   m.impl("kept_memory", TORCH_BOX(&acmix::kept_memory));
   m.impl("release_memory", TORCH_BOX(&acmix::release_memory));
+  m.impl("idle_memory", TORCH_BOX(&acmix::idle_memory));
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from acmix.bench.timing import Call
+from acmix.ops.impl import cpu
 
 __all__ = ["available_bytes", "held_bytes", "peak_bytes", "saved_bytes"]
 
@@ -42,6 +43,7 @@ def peak_bytes(call: Call, device: str, *held: Tensor) -> int:
         call()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated() - before + held_bytes(*held))
+    cpu.release_memory()  # what lay ready for the call would not be asked for again
     # The profiler's library tells of its start on standard error, in the middle of the progress.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

@@ -158,7 +158,8 @@ class ACmix(TwoPaths):
         self._check_input(x)
         inputs = self._inputs_at_once(x)
         if inputs is not None:
-            return self.with_bias(layer(inputs, self._layer_window()))
+            out = layer(inputs, self._layer_window())
+            return out if self.paths == "attention" else self.with_bias(out)
         projected = self._project(x)
         convolution = self._convolve(x, projected.pieces)
         return in_format_of(x, self.mix(self._attend(projected), convolution), self.impl)

@@ -6,17 +6,20 @@ from acmix.ops.impl.cpu.attention import local_attention, local_attention_backwa
 from acmix.ops.impl.cpu.convolution import convolution_path, convolution_path_backward
 from acmix.ops.impl.cpu.layer import layer, layer_backward
 from acmix.ops.impl.cpu.native import MISSING, instruction_sets, use_instruction_set
+from acmix.ops.impl.cpu.scratch import idle_bytes, release_memory
 from acmix.ops.problem import Problem
 
 __all__ = [
     "BACKWARD_READS_OUTPUT",
     "convolution_path",
     "convolution_path_backward",
+    "idle_bytes",
     "instruction_sets",
     "layer",
     "layer_backward",
     "local_attention",
     "local_attention_backward",
+    "release_memory",
     "use_instruction_set",
     "why_not",
 ]

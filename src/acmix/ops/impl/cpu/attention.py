@@ -47,7 +47,10 @@ def _images(x: Tensor) -> list[slice]:
 
 
 def _rows(name: str, like: Tensor) -> Tensor:
-    return scratch(f"{name} of attention", tuple(like.shape))
+    shape = tuple(like.shape)
+    if 4 * like.numel() > _COPIED_BYTES:  # too much to stay
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+    return scratch(f"{name} of attention", shape)
 
 
 def _copied(names: str, maps: tuple[Tensor, ...], images: slice) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops.geometry import output_size
-from acmix.ops.impl.cpu.scratch import scratch
+from acmix.ops.impl.cpu.scratch import kept_memory, scratch
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 
 __all__ = ["layer", "layer_backward"]
@@ -45,7 +45,7 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     shape = _projected_shape(inputs, window, 1)
     chunks, together = _shares(batch, x.element_size() * math.prod(shape))
     if keep:
-        projected = _kept_memory(x, (batch, *shape[1:]))
+        projected = kept_memory(x, (batch, *shape[1:]))
     else:
         kernel = 0 if inputs.shift_weight is None else inputs.shift_weight.shape[3]
         rows = height if together > 1 else _rows(shape, chunks, window, kernel)
@@ -54,15 +54,6 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     code = _code(inputs, shape)
     torch.ops.acmix_cpu.layer_forward(*inputs, out, projected, code, *window, inputs.scale(window), chunks, together)
     return out, projected if keep else None
-
-
-def _kept_memory(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Memory for q, k and v that lasts until the backward pass; like scratch memory it is used again."""
-    if torch._C._len_torch_dispatch_stack():  # under a mode, memory may be fake
-        return x.new_empty(shape)
-    batch, _, heads, width, height, columns = shape
-    kept: Tensor = torch.ops.acmix_cpu.kept_memory(batch, heads, width, height, columns)
-    return kept
 
 
 def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scratch memory that a thread keeps from one call to the next: new memory costs as much as a small map's attention.
+"""Memory that is kept from one call to the next: new memory costs as much as a small map's attention.
 
 The system hands out memory page by page, and cleared, when it is first written to.
 """
@@ -9,7 +9,9 @@ import threading
 import torch
 from torch import Tensor
 
-__all__ = ["scratch"]
+from acmix.ops.impl.cpu.native import MISSING
+
+__all__ = ["idle_bytes", "kept_memory", "release_memory", "scratch"]
 
 # Bytes of one buffer that is kept, or for each of torch's threads; what is larger is new for each call, and given back.
 _MOST = 6 * 2**20
@@ -63,3 +65,30 @@ def _new_view(name: str, shape: tuple[int, ...]) -> Tensor:
     view = buffer[:entries].view(shape)
     _kept.views[name, shape] = view
     return view
+
+
+def kept_memory(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Memory [B, 3, N, D, H, W] of float32, with arbitrary values, that comes back when its storage dies.
+
+    Args:
+        x: a tensor that tells where and as what it is, under modes in which memory may be fake.
+        shape: of what comes back.
+    """
+    if torch._C._len_torch_dispatch_stack():
+        return x.new_empty(shape)
+    batch, _, heads, width, height, columns = shape
+    kept: Tensor = torch.ops.acmix_cpu.kept_memory(batch, heads, width, height, columns)
+    return kept
+
+
+def idle_bytes() -> int:
+    """Bytes that lie ready for what the next forward passes keep for their backward passes; 256 MiB at most."""
+    return 0 if MISSING is not None else int(torch.ops.acmix_cpu.idle_memory())
+
+
+def release_memory() -> None:
+    """Gives back to the system what lies ready for later calls: idle blocks, and this thread's scratch memory."""
+    _kept.buffers.clear()
+    _kept.views.clear()
+    if MISSING is None:
+        torch.ops.acmix_cpu.release_memory()
