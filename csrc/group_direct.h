@@ -49,7 +49,7 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   }
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
     ACMIX_UNROLL
-    for (int r = 0; r < NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * step + kMaskLanes / 2, 0, 2);
+    for (int r = 0; r < S * NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * row + S * kMaskLanes / 2, 0, 2);
     if (at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
     else direct_taps<0, NR, S, WHOLE>(at, from, step, weights, sums);
     direct_taps<0, NR, S, WHOLE>(at, from + row, step, weights + 3 * NO, sums);
