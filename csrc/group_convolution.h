@@ -4,7 +4,7 @@
 
 namespace acmix::ACMIX_ISA {
 
-constexpr int64_t kConvolutionRows = 16;  // output rows of a unit
+constexpr int64_t kConvolutionRows = kRegisters == 32 ? 16 : 18;  // output rows of a unit, whole tiles
 constexpr int64_t kOutputs = 4, kPlaces = 3;  // a register tile: outputs of a group, vectors of pixels
 
 struct GroupPlan {

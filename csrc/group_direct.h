@@ -17,6 +17,7 @@ inline bool convolves_directly(const GroupConvolution& c) {
 template <int FROM, int TO, int S, bool WHOLE, int NO, int NR>
 ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t row, const float* weights,
                               Vector<float> (&sums)[NR][NO]) {
+  if constexpr (!kCuts) asm("" : "+r"(from));  // or compilers keep rows for the next kernel row, which do not fit the registers
   for_each_column<FROM, TO, S, WHOLE>(at, from, row, [&](int kx, const Vector<float>* taps) __attribute__((always_inline)) {
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {
@@ -50,10 +51,10 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
     ACMIX_UNROLL
     for (int r = 0; r < S * NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * row + S * kMaskLanes / 2, 0, 2);
-    if (at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
+    if (!WHOLE && at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
     else direct_taps<0, NR, S, WHOLE>(at, from, step, weights, sums);
     direct_taps<0, NR, S, WHOLE>(at, from + row, step, weights + 3 * NO, sums);
-    if (at.bottom) direct_taps<0, NR - 1, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
+    if (!WHOLE && at.bottom) direct_taps<0, NR - 1, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
     else direct_taps<0, NR, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
   }
   ACMIX_UNROLL
@@ -73,7 +74,7 @@ ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPl
                                        const float* weights, float* out) {
   if (rows == kDirectRows) {
     if constexpr (NO == kOutputs && !kCuts) {
-      if (at.whole) return convolve_direct<S, true, NO, kDirectRows>(c, at, from, weights, out);
+      if (at.whole && !at.top && !at.bottom) return convolve_direct<S, true, NO, kDirectRows>(c, at, from, weights, out);
     }
     return convolve_direct<S, false, NO, kDirectRows>(c, at, from, weights, out);
   }
