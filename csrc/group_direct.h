@@ -30,7 +30,7 @@ ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t 
 }
 
 // NR rows of NO outputs; `from` is one row and one column before the tile, `weights` [pieces][3][3][NO].
-template <int S, bool WHOLE, int NO, int NR>
+template <int S, bool WHOLE, bool INNER, int NO, int NR>
 ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& at, const float* from, const float* weights,
                                  float* out) {
   Vector<float> sums[NR][NO];
@@ -51,10 +51,10 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
     ACMIX_UNROLL
     for (int r = 0; r < S * NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * row + S * kMaskLanes / 2, 0, 2);
-    if (!WHOLE && at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
+    if (!INNER && at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
     else direct_taps<0, NR, S, WHOLE>(at, from, step, weights, sums);
     direct_taps<0, NR, S, WHOLE>(at, from + row, step, weights + 3 * NO, sums);
-    if (!WHOLE && at.bottom) direct_taps<0, NR - 1, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
+    if (!INNER && at.bottom) direct_taps<0, NR - 1, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
     else direct_taps<0, NR, S, WHOLE>(at, from + 2 * row, step, weights + 6 * NO, sums);
   }
   ACMIX_UNROLL
@@ -74,15 +74,17 @@ ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPl
                                        const float* weights, float* out) {
   if (rows == kDirectRows) {
     if constexpr (NO == kOutputs && !kCuts) {
-      if (at.whole && !at.top && !at.bottom) return convolve_direct<S, true, NO, kDirectRows>(c, at, from, weights, out);
+      const bool inner = !at.top && !at.bottom;
+      if (inner && at.whole) return convolve_direct<S, true, true, NO, kDirectRows>(c, at, from, weights, out);
+      if (inner) return convolve_direct<S, false, true, NO, kDirectRows>(c, at, from, weights, out);
     }
-    return convolve_direct<S, false, NO, kDirectRows>(c, at, from, weights, out);
+    return convolve_direct<S, false, false, NO, kDirectRows>(c, at, from, weights, out);
   }
   if constexpr (kDirectRows == 4) {
-    if (rows == 3) return convolve_direct<S, false, NO, 3>(c, at, from, weights, out);
+    if (rows == 3) return convolve_direct<S, false, false, NO, 3>(c, at, from, weights, out);
   }
-  if (rows == 2) convolve_direct<S, false, NO, 2>(c, at, from, weights, out);
-  else convolve_direct<S, false, NO, 1>(c, at, from, weights, out);
+  if (rows == 2) convolve_direct<S, false, false, NO, 2>(c, at, from, weights, out);
+  else convolve_direct<S, false, false, NO, 1>(c, at, from, weights, out);
 }
 
 template <int S>
