@@ -1,6 +1,7 @@
 // The whole layer in float32, projections included: what one stage writes, the next one finds in the cache, and the two
 // paths write and read the same memory.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "layer_parts.h"
@@ -114,16 +115,16 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
   STD_TORCH_CHECK(capacity == whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
   STD_TORCH_CHECK(keeps || projected.size(0) >= chunks * together, "acmix_cpu: too few images in projected");
-  const auto chunk = [&](int64_t number, bool shared) {
-    const int64_t end = batch * (number + 1) / chunks;
-    for (int64_t first = batch * number / chunks, images; first < end; first += images) {
-      images = std::min(together, end - first);
-      forward(set, shared, first, images, kept + (keeps ? first : number * together) * image);
-    }
+  const auto images_from = [&](int64_t first, int64_t number, bool shared) {
+    forward(set, shared, first, std::min(together, batch - first), kept + (keeps ? first : number * together) * image);
   };
-  if (chunks == 1) return chunk(0, true);
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t number = first; number < last; ++number) chunk(number, false);
+  if (chunks == 1) {
+    for (int64_t first = 0; first < batch; first += together) images_from(first, 0, true);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t number, int64_t) {
+    for (int64_t first; (first = next.fetch_add(together)) < batch;) images_from(first, number, false);
   });
 }
 

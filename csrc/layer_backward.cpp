@@ -1,5 +1,6 @@
 // The gradients of the whole layer in float32, some images at a time.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -67,8 +68,9 @@ struct Backward {
     if (!apart) {
       stages(set, true, first, 0, images);
     } else if (threads > 1 && (images % threads == 0 || images >= kEven * threads)) {
-      torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) stages(set, false, first, i, 1);
+      std::atomic<int64_t> next{0};
+      torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+        for (int64_t i; (i = next.fetch_add(1)) < images;) stages(set, false, first, i, 1);
       });
     } else {
       for (int64_t i = 0; i < images; ++i) stages(set, true, first, i, 1);

@@ -4,6 +4,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <atomic>
+
 #include "problem.h"
 
 namespace acmix {
@@ -25,10 +28,25 @@ inline View view_of(const Tensor& x) {
   return view;
 }
 
+// Calls body(first, last) until all of 0..count is done. Threads take large parts at first and small ones in the end: where
+// others use the machine too, one is often faster than the other, and equal parts would let it wait.
+template <class F>
+void in_parts(int64_t count, const F& body) {
+  const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
+  if (count == 0) return;
+  if (threads == 1) return body(0, count);
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t first = next.load(), size; first < count; first = next.load()) {
+      size = std::max<int64_t>(1, (count - first) * 2 / (3 * threads));
+      if (next.compare_exchange_strong(first, first + size)) body(first, first + size);
+    }
+  });
+}
+
 template <class Call>
 void in_parallel(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
-  if (units == 0) return;
-  torch::stable::parallel_for(0, units, 1, [&](int64_t first, int64_t last) { kernel(call, first, last); });
+  in_parts(units, [&](int64_t first, int64_t last) { kernel(call, first, last); });
 }
 
 }  // namespace acmix
