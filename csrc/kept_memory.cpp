@@ -1,6 +1,7 @@
-// Memory for what a forward pass keeps for its backward pass. A training step asks for the same blocks again and again; from
-// the system each would come page by page, cleared, which for a large map takes as long as a fifth of the layer. A block comes
-// back when its storage dies, so whoever still holds it, a hook or a second backward pass, holds the block too.
+// Memory for what a forward pass keeps for its backward pass, and for what that writes on the way. A training step asks for
+// the same blocks again and again; from the system each would come page by page, cleared, which for a large map takes as long
+// as a third of the layer. A block comes back when its storage dies, so whoever still holds it, a hook or a second backward
+// pass, holds the block too.
 #include <pthread.h>
 
 #include <mutex>
@@ -11,7 +12,7 @@
 namespace acmix {
 namespace {
 
-constexpr int64_t kMostIdle = int64_t{64} << 20;  // entries of float32 that are held for later, in all
+constexpr int64_t kMostIdle = int64_t{128} << 20;  // entries of float32 that are held for later, in all
 constexpr int64_t kSpare = 8;                     // a block may be larger than what it is used for by this part
 
 class IdleBlocks {

@@ -20,7 +20,6 @@ ACMIX_INLINE Mask lanes_between(int64_t first, int64_t last) {
   return static_cast<Mask>(below & ~under);
 }
 
-ACMIX_INLINE Mask first_lane_of(Mask mask) { return mask & 1; }
 ACMIX_INLINE Mask all_lanes() { return 0xffff; }
 
 // Zeros in the other lanes, whose memory is not read.
@@ -95,7 +94,6 @@ ACMIX_INLINE Mask lanes_between(int64_t first, int64_t last) {
 }
 
 ACMIX_INLINE Mask all_lanes() { return {_mm256_set1_epi32(-1), kMaskLanes}; }
-ACMIX_INLINE Mask first_lane_of(const Mask& mask) { return {_mm256_and_si256(mask.lanes, lanes_below(1)), least(mask.last, 1)}; }
 
 // Zeros in the other lanes, whose memory is not read.
 ACMIX_INLINE Vector<float> load_lanes(const Mask& mask, const float* from) {

@@ -83,16 +83,15 @@ def test_the_smallest_block_that_fits_is_taken() -> None:
 
 
 def test_no_more_than_so_much_lies_ready() -> None:
-    blocks = [taken((1, 3, 1, 1, 1, 2**23)) for _ in range(3)]  # 96 MiB each, never written to
+    blocks = [taken((1, 3, 1, 1, 1, 2**24)) for _ in range(3)]  # 192 MiB each, never written to
     places = [block.data_ptr() for block in blocks]
     for _ in range(3):
         del blocks[0]
-    assert idle_bytes() == 2 * 96 * 2**20
-    # The two that came back last; the first one may have its place again by chance, from the system.
-    assert taken((1, 3, 1, 1, 1, 2**23)).data_ptr() in places[1:]
-    block = taken((1, 3, 1, 1, 2, 2**24))  # 384 MiB
+    assert idle_bytes() == 2 * 192 * 2**20
+    assert taken((1, 3, 1, 1, 1, 2**24)).data_ptr() in places[1:]  # the two that came back last
+    block = taken((1, 3, 1, 1, 3, 2**24))  # 576 MiB
     del block
-    assert idle_bytes() <= 2 * 96 * 2**20
+    assert idle_bytes() == 2 * 192 * 2**20
 
 
 def test_release_gives_all_back() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops.geometry import output_size
-from acmix.ops.impl.cpu.scratch import kept_memory, scratch
+from acmix.ops.impl.cpu.scratch import kept_memory, scratch, stays
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 
 __all__ = ["layer", "layer_backward"]
@@ -82,6 +82,11 @@ def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> t
     return images, 3, window.heads, channels // window.heads, height, width
 
 
+def _for_images(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Memory [B, 3, N, D, H, W] of a backward pass: a thread's own or, of large maps, what the next layers take too."""
+    return scratch(name, shape) if stays(shape) else kept_memory(x, shape)
+
+
 def _turned_entries(x: Tensor, images: int) -> int:
     """Memory for x turned, of all pixels or of as many at a time as _TURNED_BYTES hold."""
     pixels, channels = x.shape[2] * x.shape[3], -(-x.shape[1] // _TURNED) * _TURNED
@@ -115,12 +120,12 @@ def layer_backward(
                 grad_of.zero_()
     kept = projected is not None
     if projected is None:
-        projected = scratch("projected", shape)
+        projected = _for_images("projected", x, shape)
     # x, turned, takes the place of q, k and v where they are no more needed.
     entries = _turned_entries(x, images)
     turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
-        grad.contiguous(), *inputs, projected, kept, scratch("gradients", shape), turned, _code(inputs, shape),
+        grad.contiguous(), *inputs, projected, kept, _for_images("gradients", x, shape), turned, _code(inputs, shape),
         *grads[: _FIELDS.index("grid")], *grads[_FIELDS.index("grid") + 1 :],
         *window, inputs.scale(window), torch.get_num_threads(),
     )  # fmt: skip

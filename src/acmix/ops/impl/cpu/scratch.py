@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acmix.ops.impl.cpu.native import MISSING
 
-__all__ = ["idle_bytes", "kept_memory", "release_memory", "scratch"]
+__all__ = ["idle_bytes", "kept_memory", "release_memory", "scratch", "stays"]
 
 # Bytes of one buffer that is kept, or for each of torch's threads; what is larger is new for each call, and given back.
 _MOST = 6 * 2**20
@@ -30,6 +30,11 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
+
+
+def stays(shape: tuple[int, ...]) -> bool:
+    """Whether scratch memory of that shape is kept; it would be too much to hold for each thread otherwise."""
+    return 4 * math.prod(shape) <= max(_MOST, _MOST_OF_A_THREAD * torch.get_num_threads())
 
 
 def scratch(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -51,8 +56,7 @@ def scratch(name: str, shape: tuple[int, ...]) -> Tensor:
 
 def _new_view(name: str, shape: tuple[int, ...]) -> Tensor:
     entries = math.prod(shape)
-    most = max(_MOST, _MOST_OF_A_THREAD * torch.get_num_threads())
-    if torch._C._len_torch_dispatch_stack() or 4 * entries > most:
+    if torch._C._len_torch_dispatch_stack() or not stays(shape):
         return torch.empty(shape, dtype=torch.float32, device="cpu")
     buffer = _kept.buffers.get(name)
     if buffer is None or buffer.numel() < entries:
@@ -68,7 +72,7 @@ def _new_view(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def kept_memory(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Memory [B, 3, N, D, H, W] of float32, with arbitrary values, that comes back when its storage dies.
+    """Memory [B, 3, N, D, H, W] of float32, with arbitrary values, that lies ready again when its storage has died.
 
     Args:
         x: a tensor that tells where and as what it is, under modes in which memory may be fake.
@@ -82,7 +86,7 @@ def kept_memory(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def idle_bytes() -> int:
-    """Bytes that lie ready for what the next forward passes keep for their backward passes; 256 MiB at most."""
+    """Bytes that lie ready for what the next training steps keep or write on the way; 512 MiB at most."""
     return 0 if MISSING is not None else int(torch.ops.acmix_cpu.idle_memory())
 
 
