@@ -44,6 +44,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cases", type=int, help="so many of attention, convolution, products and sums each; default: all"
     )
+    parser.add_argument(
+        "--emulate-avx512", action="store_true", help="check that set alone, on a processor that has AVX2 (with GCC)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missing", type=int, default=0, help="bytes that each tensor's memory lacks: it must fail")
     parser.add_argument("--folder", type=Path, help="for programs and cases; default: a temporary one")
@@ -54,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         optimise = args.optimise or ("1" if args.sanitize else "")
-        build = Build(args.folder or Path(temporary), args.compiler, args.sanitize, optimise, args.run)
-        chosen = chosen_sets(build, args.instructions)
+        build = Build(
+            args.folder or Path(temporary), args.compiler, args.sanitize, optimise, args.run, args.emulate_avx512
+        )
+        chosen = chosen_sets(build, ["avx512"] if args.emulate_avx512 else args.instructions)
         start = time.perf_counter()
         cases = make_cases(args.seed, args.cases)
         print(f"{len(cases)} cases and their truths: {time.perf_counter() - start:.0f} s", flush=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
 INCLUDED = SOURCES / "check" / "masked_lanes.h"
+EMULATION = SOURCES / "check" / "emulated_avx512.h"
 
 
 class Build(NamedTuple):
@@ -20,6 +21,7 @@ class Build(NamedTuple):
     sanitize: str
     optimise: str
     run: str
+    emulates: bool = False
 
     def machine(self) -> str:
         return self.output("-dumpmachine").strip()
@@ -67,11 +69,18 @@ def compiled(build: Build, instructions: InstructionSet) -> Path:
     kernels, program = (build.folder / f"{part}_{instructions.name}" for part in ("kernels.o", "check"))
     common = [*common_flags(build), "-Wall", "-Wextra", "-Wno-psabi"]
     optimise = [f"-O{build.optimise}"] if build.optimise else []
-    options = [*common, *instructions.flags, *optimise, *watching_flags(build)]
+    flags = emulated(instructions.flags) if build.emulates else instructions.flags
+    options = [*common, *flags, *optimise, *watching_flags(build)]
     compile_one(build, [*options, "-c", SOURCES / "kernels.cpp", "-o", kernels])
     options = [*common, f"-DACMIX_ISA={instructions.name}", "-O1", "-pthread"]
     compile_one(build, [*options, SOURCES / "check" / "driver.cpp", kernels, "-o", program])
     return program
+
+
+def emulated(flags: tuple[str, ...]) -> list[str | Path]:
+    """AVX-512's flags for a processor that has AVX2 alone."""
+    others = [flag for flag in flags if not flag.startswith("-mavx512")]
+    return [*others, "-include", EMULATION, "-Wno-unused-parameter"]
 
 
 def watching_flags(build: Build) -> list[str | Path]:

@@ -43,7 +43,7 @@ def peak_bytes(call: Call, device: str, *held: Tensor) -> int:
         call()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated() - before + held_bytes(*held))
-    cpu.release_memory()  # what lay ready for the call would not be asked for again
+    cpu.release_blocks()  # torch's allocator would not be asked again for what lies ready
     # The profiler's library tells of its start on standard error, in the middle of the progress.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

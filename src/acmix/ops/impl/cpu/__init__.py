@@ -6,7 +6,7 @@ from acmix.ops.impl.cpu.attention import local_attention, local_attention_backwa
 from acmix.ops.impl.cpu.convolution import convolution_path, convolution_path_backward
 from acmix.ops.impl.cpu.layer import layer, layer_backward
 from acmix.ops.impl.cpu.native import MISSING, instruction_sets, use_instruction_set
-from acmix.ops.impl.cpu.scratch import idle_bytes, release_memory
+from acmix.ops.impl.cpu.scratch import idle_bytes, release_blocks, release_memory
 from acmix.ops.problem import Problem
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "layer_backward",
     "local_attention",
     "local_attention_backward",
+    "release_blocks",
     "release_memory",
     "use_instruction_set",
     "why_not",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acmix.ops.impl.cpu.native import MISSING
 
-__all__ = ["idle_bytes", "kept_memory", "release_memory", "scratch", "stays"]
+__all__ = ["idle_bytes", "kept_memory", "release_blocks", "release_memory", "scratch", "stays"]
 
 # Bytes of one buffer that is kept, or for each of torch's threads; what is larger is new for each call, and given back.
 _MOST = 6 * 2**20
@@ -94,5 +94,10 @@ def release_memory() -> None:
     """Gives back to the system what lies ready for later calls: idle blocks, and this thread's scratch memory."""
     _kept.buffers.clear()
     _kept.views.clear()
+    release_blocks()
+
+
+def release_blocks() -> None:
+    """Gives back the idle blocks alone."""
     if MISSING is None:
         torch.ops.acmix_cpu.release_memory()
