@@ -17,7 +17,9 @@ inline bool convolves_directly(const GroupConvolution& c) {
 template <int FROM, int TO, int S, bool WHOLE, int NO, int NR>
 ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t row, const float* weights,
                               Vector<float> (&sums)[NR][NO]) {
-  if constexpr (!kCuts) asm("" : "+r"(from));  // or compilers keep rows for the next kernel row, which do not fit the registers
+  if constexpr (!kCuts) {
+    asm("" : "+r"(from));  // or compilers keep rows for the next kernel row, which do not fit the registers
+  }
   for_each_column<FROM, TO, S, WHOLE>(at, from, row, [&](int kx, const Vector<float>* taps) __attribute__((always_inline)) {
     ACMIX_UNROLL
     for (int o = 0; o < NO; ++o) {

@@ -50,6 +50,7 @@ inline Floats chosen(Floats left, Integers places, Floats right) {
 #define _mm512_castsi512_ps(x) reinterpret_cast<acmix_check::Floats>(x)
 #define _mm512_maskz_alignr_epi32(mask, right, left, first) acmix_check::lanes_from(right, left, first)
 #define _mm512_permutex2var_ps(left, places, right) acmix_check::chosen(left, places, right)
+#undef _mm512_setr_epi32
 #define _mm512_setr_epi32(...) (acmix_check::Integers{__VA_ARGS__})
 #define _mm512_set1_epi32(x) (acmix_check::Integers{} + (x))
 #define _mm512_add_epi32(a, b) ((a) + (b))
