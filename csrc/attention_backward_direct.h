@@ -191,7 +191,7 @@ ACMIX_INLINE void write_apart(const float* from, int64_t columns, float* to, flo
 // Returns the products of the output, without the rate, and its gradient.
 template <int K, int S>
 ACMIX_APART Vector<float> direct_softmax_backward(float* weights, float* grads, int64_t count, float rate, const Mask& own,
-                                             float* weight_line, float* grad_line, int64_t line) {
+                                                  float* weight_line, float* grad_line, int64_t line) {
   constexpr int64_t lanes = kMaskLanes;
   const Vector<float> sum = exponentials(weights, count, lanes);
   Vector<float> sums[kChains]{};

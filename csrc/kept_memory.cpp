@@ -1,7 +1,7 @@
 // Memory for what a forward pass keeps for its backward pass, and for what that writes on the way. A training step asks for
 // the same blocks again and again; from the system each would come page by page, cleared, which for a large map takes as long
 // as a third of the layer. A block comes back when its storage dies, so whoever still holds it, a hook or a second backward
-// pass, holds the block too.
+// pass, holds the block too. Such storage cannot be resized.
 #include <pthread.h>
 
 #include <mutex>
@@ -80,6 +80,8 @@ IdleBlocks& idle_blocks() {
   static IdleBlocks& blocks = *made();
   return blocks;
 }
+
+[[maybe_unused]] const IdleBlocks& kMadeWhenLoaded = idle_blocks();  // before a process could be forked in the middle of it
 
 // [batch, 3, heads, width, height, columns] of float32, with arbitrary values.
 Tensor kept_memory(int64_t batch, int64_t heads, int64_t width, int64_t height, int64_t columns) {

@@ -8,7 +8,8 @@
 #include "product.h"
 #include "row_products.h"
 
-// float64 is for checks, not for speed: one set's serves those as well that run only where it does.
+// float64 is for checks, not for speed: one set's kernels serve those as well that run only where it does. Their units are
+// counted by the set that knows how it cuts them.
 #ifndef ACMIX_FLOAT64
 #define ACMIX_FLOAT64 ACMIX_ISA
 #define ACMIX_HAS_FLOAT64
@@ -16,20 +17,24 @@
 
 namespace acmix::ACMIX_FLOAT64 {
 
-void attention_forward_float64(const Attention&, int64_t, int64_t);
-void attention_backward_float64(const Attention&, int64_t, int64_t);
-void convolution_forward_float64(const GroupConvolution&, int64_t, int64_t);
-void convolution_backward_float64(const GroupConvolution&, int64_t, int64_t);
+extern const Kernels float64_kernels;
 
 }  // namespace acmix::ACMIX_FLOAT64
 
 namespace acmix::ACMIX_ISA {
 
 #ifdef ACMIX_HAS_FLOAT64
-void attention_forward_float64(const Attention& a, int64_t first, int64_t last) { attention_forward<0, double>(a, first, last); }
-void attention_backward_float64(const Attention& a, int64_t first, int64_t last) { attention_backward<0, double>(a, first, last); }
-void convolution_forward_float64(const GroupConvolution& c, int64_t first, int64_t last) { convolution_forward<double>(c, first, last); }
-void convolution_backward_float64(const GroupConvolution& c, int64_t first, int64_t last) { convolution_backward<double>(c, first, last); }
+const Kernels float64_kernels{"float64",
+                              attention_forward_units,
+                              attention_forward<0, double>,
+                              attention_backward_units,
+                              attention_backward<0, double>,
+                              convolution_forward_units,
+                              convolution_forward<double>,
+                              convolution_backward_units,
+                              convolution_backward<double>,
+                              nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                              nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 #endif
 
 namespace {
@@ -82,7 +87,7 @@ void forward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
   if (attends_directly(a)) return a.stride == 1 ? direct_of<1>(a, first, last) : direct_of<2>(a, first, last);
 #endif
-  if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::attention_forward_float64(a, first, last);
+  if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::float64_kernels.attention_forward(a, first, last);
   by_window(a, [&](auto side) { attention_forward<decltype(side)::value, float>(a, first, last); });
 }
 
@@ -90,7 +95,7 @@ void backward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
   if (attends_back_directly(a)) return a.stride == 1 ? direct_back_of<1>(a, first, last) : direct_back_of<2>(a, first, last);
 #endif
-  if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::attention_backward_float64(a, first, last);
+  if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::float64_kernels.attention_backward(a, first, last);
   by_window(a, [&](auto side) { attention_backward<decltype(side)::value, float>(a, first, last); });
 }
 
@@ -100,7 +105,8 @@ void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t
     return c.stride == 1 ? convolution_forward_direct<1>(c, first, last) : convolution_forward_direct<2>(c, first, last);
   }
 #endif
-  c.x.dtype == Dtype::float64 ? ACMIX_FLOAT64::convolution_forward_float64(c, first, last) : convolution_forward<float>(c, first, last);
+  if (c.x.dtype == Dtype::float64) return ACMIX_FLOAT64::float64_kernels.convolution_forward(c, first, last);
+  convolution_forward<float>(c, first, last);
 }
 
 void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
@@ -109,7 +115,24 @@ void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_
     return c.stride == 1 ? convolution_backward_direct<1>(c, first, last) : convolution_backward_direct<2>(c, first, last);
   }
 #endif
-  c.x.dtype == Dtype::float64 ? ACMIX_FLOAT64::convolution_backward_float64(c, first, last) : convolution_backward<float>(c, first, last);
+  if (c.x.dtype == Dtype::float64) return ACMIX_FLOAT64::float64_kernels.convolution_backward(c, first, last);
+  convolution_backward<float>(c, first, last);
+}
+
+int64_t forward_units(const Attention& a) {
+  return a.q.dtype == Dtype::float64 ? ACMIX_FLOAT64::float64_kernels.attention_forward_units(a) : attention_forward_units(a);
+}
+
+int64_t backward_units(const Attention& a) {
+  return a.q.dtype == Dtype::float64 ? ACMIX_FLOAT64::float64_kernels.attention_backward_units(a) : attention_backward_units(a);
+}
+
+int64_t convolution_units(const GroupConvolution& c) {
+  return c.x.dtype == Dtype::float64 ? ACMIX_FLOAT64::float64_kernels.convolution_forward_units(c) : convolution_forward_units(c);
+}
+
+int64_t convolution_back_units(const GroupConvolution& c) {
+  return c.x.dtype == Dtype::float64 ? ACMIX_FLOAT64::float64_kernels.convolution_backward_units(c) : convolution_backward_units(c);
 }
 
 #define ACMIX_TEXT_OF(x) #x
@@ -119,13 +142,13 @@ void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_
 
 extern const Kernels kernels;
 const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
-                      attention_forward_units,
+                      forward_units,
                       forward_entry,
-                      attention_backward_units,
+                      backward_units,
                       backward_entry,
-                      convolution_forward_units,
+                      convolution_units,
                       convolution_forward_entry,
-                      convolution_backward_units,
+                      convolution_back_units,
                       convolution_backward_entry,
                       product_panels_size,
                       panel_units,

@@ -102,7 +102,8 @@ ACMIX_INLINE Vector<float> load_lanes(const Mask& mask, const float* from) {
   return value;
 }
 
-// The first lanes, as many as are in the mask. Processors take long for a vector of which they write some lanes.
+// The lanes up to the mask's last one, of masks that begin with the first. Processors take long for a vector of which they
+// write some lanes.
 ACMIX_INLINE void store_lanes(const Mask& mask, float* to, Vector<float> value) {
   if (mask.last >= kMaskLanes) return store(to, value);
   if (mask.last <= 0) return;
@@ -112,7 +113,7 @@ ACMIX_INLINE void store_lanes(const Mask& mask, float* to, Vector<float> value) 
     to += 4, rest = _mm256_extractf128_ps(value, 1);
   }
   if (mask.last & 2) {
-    _mm_storel_pi(reinterpret_cast<__m64*>(to), rest);
+    _mm_storel_epi64(reinterpret_cast<__m128i_u*>(to), _mm_castps_si128(rest));
     to += 2, rest = _mm_movehl_ps(rest, rest);
   }
   if (mask.last & 1) _mm_store_ss(to, rest);

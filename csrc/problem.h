@@ -93,7 +93,7 @@ struct GridSums {
 };
 
 // The kernels of one instruction set. Each works on the units first..last of a call; no unit depends on another, so
-// that results do not depend on how many threads share them.
+// that results do not depend on how many threads share them. How many units there are is for the same set to say.
 struct Kernels {
   const char* name;
   int64_t (*attention_forward_units)(const Attention&);

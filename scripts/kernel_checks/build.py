@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,13 +35,17 @@ class Build(NamedTuple):
 
 
 class InstructionSet(NamedTuple):
+    """One of CMakeLists.txt; `lender` is the set whose float64 kernels it uses, or ""."""
+
     name: str
     flags: tuple[str, ...]
+    lender: str
 
 
 def instruction_sets(for_x86: bool) -> dict[str, InstructionSet]:
     """By name, with what CMakeLists.txt gives to each."""
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    lenders = dict(re.findall(r"target_compile_definitions\(acmix_(\w+) PRIVATE ACMIX_FLOAT64=(\w+)\)", text))
     found = {}
     for name, vector_bytes, options in re.findall(
         r"^ *acmix_instruction_set\((\w+) (\d+) ?(.*)\)$", text, re.MULTILINE
@@ -49,7 +54,9 @@ def instruction_sets(for_x86: bool) -> dict[str, InstructionSet]:
         if name == "portable" and for_x86:
             flags += ["-DACMIX_SMALL", "-Os"]
         if name == "portable" or for_x86:
-            found[name] = InstructionSet(name, tuple(flags))
+            lender = lenders.get(name, "") if for_x86 else ""
+            flags += [f"-DACMIX_FLOAT64={lender}"] if lender else []
+            found[name] = InstructionSet(name, tuple(flags), lender)
     return found
 
 
@@ -66,15 +73,29 @@ def common_flags(build: Build) -> list[str]:
 def compiled(build: Build, instructions: InstructionSet) -> Path:
     """The program, with the kernels of that instruction set in it."""
     build.folder.mkdir(parents=True, exist_ok=True)
-    kernels, program = (build.folder / f"{part}_{instructions.name}" for part in ("kernels.o", "check"))
-    common = [*common_flags(build), "-Wall", "-Wextra", "-Wno-psabi"]
-    optimise = [f"-O{build.optimise}"] if build.optimise else []
-    flags = emulated(instructions.flags) if build.emulates else instructions.flags
-    options = [*common, *flags, *optimise, *watching_flags(build)]
-    compile_one(build, [*options, "-c", SOURCES / "kernels.cpp", "-o", kernels])
-    options = [*common, f"-DACMIX_ISA={instructions.name}", "-O1", "-pthread"]
-    compile_one(build, [*options, SOURCES / "check" / "driver.cpp", kernels, "-o", program])
+    program = build.folder / f"check_{instructions.name}"
+    objects = [kernels_of(build, instructions)]
+    if instructions.lender:
+        objects.append(kernels_of(build, instruction_sets(for_x86=True)[instructions.lender]))
+    options = [*warned_flags(build), f"-DACMIX_ISA={instructions.name}", "-O1", "-pthread"]
+    compile_one(build, [*options, SOURCES / "check" / "driver.cpp", *objects, "-o", program])
     return program
+
+
+@cache
+def kernels_of(build: Build, instructions: InstructionSet) -> Path:
+    """The kernels of that instruction set, compiled; those that are lent to another set, once."""
+    kernels = build.folder / f"kernels.o_{instructions.name}"
+    is_emulated = build.emulates and instructions.lender
+    flags = emulated(instructions.flags) if is_emulated else instructions.flags
+    optimise = [f"-O{build.optimise}"] if build.optimise else []
+    options = [*warned_flags(build), *flags, *optimise, *watching_flags(build)]
+    compile_one(build, [*options, "-c", SOURCES / "kernels.cpp", "-o", kernels])
+    return kernels
+
+
+def warned_flags(build: Build) -> list[str]:
+    return [*common_flags(build), "-Wall", "-Wextra", "-Wno-psabi"]
 
 
 def emulated(flags: tuple[str, ...]) -> list[str | Path]:

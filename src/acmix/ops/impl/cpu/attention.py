@@ -19,6 +19,7 @@ __all__ = ["local_attention", "local_attention_backward"]
 _USUAL = (3, 5, 7)
 _USUAL_STRIDE = 2
 _COPIED_BYTES = 2**20
+_HEADS_OF_A_THREAD = 2
 
 
 def _options(q: Tensor, window: Window) -> tuple[int, int, int, float]:
@@ -27,6 +28,10 @@ def _options(q: Tensor, window: Window) -> tuple[int, int, int, float]:
 
 def _as_map(position: Tensor | None) -> Tensor | None:
     return None if position is None else position[None, None]
+
+
+def _dense(position: Tensor | None) -> Tensor | None:
+    return None if position is None else position.contiguous()
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -41,8 +46,9 @@ def _needs_copies(options: tuple[int, int, int, float], *maps: Tensor) -> bool:
 
 
 def _images(x: Tensor) -> list[slice]:
-    """Images that are brought into dense rows at a time."""
-    count = max(1, _COPIED_BYTES // (4 * max(1, math.prod(x.shape[1:]))))
+    """Images that are brought into dense rows at a time: no fewer than have some heads for each thread."""
+    busy = -(-_HEADS_OF_A_THREAD * torch.get_num_threads() // max(1, x.shape[1]))
+    count = max(1, busy, _COPIED_BYTES // (4 * max(1, math.prod(x.shape[1:]))))
     return [slice(first, first + count) for first in range(0, len(x), count)]
 
 
@@ -62,12 +68,12 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, wi
     if reaches_far(q, window.kernel_size, window.dilation):
         return portable.local_attention(q, k, v, position, window)
     out = empty_attention_output(q, window.stride)
-    options, code = _options(q, window), _as_map(position)
+    options, code = _options(q, window), _as_map(_dense(position))
     if not _needs_copies(options, q, k, v, out):
         torch.ops.acmix_cpu.attention_forward(q, k, v, code, out, *options)
         return out, None
     with torch.no_grad():
-        code = None if code is None else code.float().contiguous()
+        code = None if code is None else code.float()
         for images in _images(q):
             rows = _rows("out", out[images])
             torch.ops.acmix_cpu.attention_forward(*_copied("q k v", (q, k, v), images), code, rows, *options)
@@ -82,7 +88,9 @@ def local_attention_backward(
     q, k, v = tensors
     if reaches_far(q, window.kernel_size, window.dilation):
         return portable.local_attention_backward(grad, tensors, position, window)
-    options, code = _options(q, window), _as_map(position)
+    options, code = _options(q, window), _as_map(_dense(position))
+    if not _is_dense(grad) and all(map(_is_dense, tensors)):
+        grad = grad.contiguous()  # the gradient of a sum, say
     if _needs_copies(options, grad, q, k, v):
         return _backward_of_copies(grad, tensors, position, options)
     grad_q = (q.new_empty if window.stride == 1 else q.new_zeros)(q.shape)
@@ -101,7 +109,7 @@ def _backward_of_copies(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     grads = [x.new_empty(x.shape) for x in tensors]
     with torch.no_grad():
-        code = None if position is None else position.float().contiguous()
+        code = None if position is None else position.contiguous().float()
         of_code = None if code is None else torch.zeros_like(code)
         for images in _images(tensors[0]):
             rows = _copied("grad q k v", (grad, *tensors), images)

@@ -65,7 +65,9 @@ def _shares(batch: int, image: int) -> tuple[int, int]:
     """Chunks of the batch, one for each thread or one for all together, and how many images are computed at a time."""
     threads = torch.get_num_threads()
     if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads):
-        return threads, max(1, min(-(-batch // threads), _THREAD_BYTES // image))
+        share = -(-batch // threads)
+        most = max(1, min(share, _THREAD_BYTES // image))
+        return threads, -(-share // -(-share // most))  # equal parts of a share
     return 1, max(1, min(batch, _FORWARD_BYTES // image))
 
 
