@@ -1,7 +1,7 @@
 // Memory for what a forward pass keeps for its backward pass, and for what that writes on the way. A training step asks for
-// the same blocks again and again; from the system each would come page by page, cleared, which for a large map takes as long
-// as a third of the layer. A block comes back when its storage dies, so whoever still holds it, a hook or a second backward
-// pass, holds the block too. Such storage cannot be resized.
+// the same blocks again and again; from the system each would come page by page, cleared, while the kernels wait for it. A block
+// comes back when its storage dies, so whoever still holds it, a hook or a second backward pass, holds the block too. Such
+// storage cannot be resized.
 #include <pthread.h>
 
 #include <mutex>

@@ -7,6 +7,7 @@ crash among it.
 
     python scripts/check_kernels.py                                    # as installed
     python scripts/check_kernels.py --sanitize address,undefined      # watched; and --sanitize thread
+    python scripts/check_kernels.py --emulate-avx512                   # that set where there is AVX2 alone
     python scripts/check_kernels.py --compiler aarch64-linux-gnu-g++ --run "qemu-aarch64 -L /usr/aarch64-linux-gnu"
 """
 

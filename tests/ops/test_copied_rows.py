@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from acmix.functional import local_attention
-from acmix.ops.impl import cpu
 from acmix.ops.impl.cpu.scratch import release_memory
+from fast_backends import native
 
-pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
+pytestmark = native
 
 MODULE = sys.modules["acmix.ops.impl.cpu.attention"]
 
@@ -54,7 +54,7 @@ def test_it_gives_what_dense_rows_give(
         torch.testing.assert_close(one, other.to(one.dtype), rtol=0, atol=0)
     # The position's is a sum over images, in another order.
     unit = torch.finfo(position.dtype).eps
-    torch.testing.assert_close(found[-1].float(), expected[-1], rtol=unit, atol=1e-5)
+    torch.testing.assert_close(found[-1].float(), expected[-1], rtol=unit, atol=1e-6)
 
 
 def test_scratch_memory_is_no_part_of_a_graph() -> None:
@@ -73,3 +73,13 @@ def test_an_empty_batch_comes_back_empty() -> None:
     assert out.shape == q.shape
     (grad,) = torch.autograd.grad(out.sum(), q)
     assert grad.shape == q.shape
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "channels_last"])
+def test_an_expanded_gradient_is_as_good_as_a_dense_one(form: str) -> None:
+    q = FORMS[form](torch.randn(2, 2, 4, 6, 7)).requires_grad_()
+    for x in (q, q.detach().float().contiguous().requires_grad_()):
+        out = local_attention(x, x, x, 3, impl="cpu")
+        (found,) = torch.autograd.grad(out, x, torch.ones((), dtype=x.dtype).expand(out.shape), retain_graph=True)
+        (expected,) = torch.autograd.grad(out, x, torch.ones_like(out))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
