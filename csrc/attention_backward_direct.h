@@ -130,7 +130,7 @@ ACMIX_INLINE void direct_spread_group(const float* weights, int64_t from_row, co
 template <int P, int K, int S>
 ACMIX_APART void direct_spread_groups(const DirectPlan<K, S>& plan, const float* weights, int64_t from_row, const float* lines,
                                       int64_t line_row, int64_t line, float* to) {
-  const int64_t row = plan.call.width * plan.pitch;
+  const int64_t row = plan.row;
   for (int64_t d = 0; d < plan.call.width; d += 2) {
     direct_spread_group<P, K, S>(weights, from_row, lines + d * line, line_row, line, to + d * plan.pitch, row, plan.pitch);
   }
@@ -141,7 +141,7 @@ ACMIX_APART void direct_spread_groups(const DirectPlan<K, S>& plan, const float*
 template <int P, int K, int S>
 ACMIX_APART void direct_spread_column(const DirectPlan<K, S>& plan, const float* weights, const float* lines, int64_t line,
                                       int64_t rows, float* to) {
-  const int64_t width = plan.call.width, row = width * plan.pitch;
+  const int64_t width = plan.call.width, row = plan.row;
   int64_t d = 0;
   for (; d + 4 <= width; d += 4) {
     direct_spread_rows<P, 4, K, S>(weights, lines + d * line, line, rows, to + d * plan.pitch, row, plan.pitch);
@@ -221,7 +221,7 @@ template <int K, int S>
 class DirectBackward {
  public:
   DirectBackward(const Attention& a, int64_t block_rows)
-      : a_(a), plan_(a), lines_(plan_.tiles), block_(block_rows), row_(a.width * plan_.pitch),
+      : a_(a), plan_(a), lines_(plan_.tiles), block_(block_rows), row_(plan_.row),
         packed_size_(least((block_rows - 1) * S + K, a.height) * row_), query_size_(a.width * lines_.length),
         weights_size_(K * K * lines_.length), tile_size_(kGroup * K * K * lanes), result_size_(S == 1 ? 0 : kGroup * a.width * lanes),
         scratch_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(kGroup * query_size_) + 2 * Memory::size_of(kGroup * weights_size_)),
@@ -245,8 +245,8 @@ class DirectBackward {
     for (int64_t top = 0; top < a_.out_height; top += block_) {
       const int64_t bottom = least(top + block_, a_.out_height);
       first_ = plan_.first_row(top), last_ = plan_.last_row(bottom - 1) + 1;
-      const Rows keys = pack_direct(plan_, Rows(a_.k, batch, head), code, first_, last_, keys_);
-      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), nothing, first_, last_, values_);
+      const Rows keys = pack_direct(plan_, Rows(a_.k, batch, head), code, 1, first_, last_, keys_);
+      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), nothing, 1, first_, last_, values_);
       ::memset(static_cast<void*>(grad_keys_), 0, (last_ - first_) * row_ * sizeof(float));
       ::memset(static_cast<void*>(grad_values_), 0, (last_ - first_) * row_ * sizeof(float));
       for (int64_t y = top, rows; y < bottom; y += rows) {

@@ -117,10 +117,27 @@ struct ForwardRows {
   float scale, rate;
 };
 
+// The tile's queries: where they stand, if whole vectors of them do, or a copy. Vectors of 64 bytes, most of which lie across
+// two cache lines, are read too often for the former.
+template <int K, int S>
+ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* copy) {
+  if constexpr (!kCuts && S == 1) {
+    if (t.own.last >= kMaskLanes) {
+      const float* const from = of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes;
+      for (int64_t d = 0; d < t.plan.call.width; ++d) {
+        for (int64_t r = 0; r < kGroup; ++r) __builtin_prefetch(from + d * of.queries.channel + (kGroup + r) * of.queries.row);
+      }
+      return {from, of.queries.channel, of.queries.row};
+    }
+  }
+  const TileRows left{copy, kMaskLanes, t.plan.call.width * kMaskLanes};
+  read_direct<S>(t, of.queries, kCuts ? of.scale : 1, copy, left.channel, left.row);
+  return left;
+}
+
 template <int ROWS, int K, int S>
 ACMIX_INLINE void direct_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights) {
-  const TileRows left{queries, kMaskLanes, t.plan.call.width * kMaskLanes};
-  read_direct<S>(t, of.queries, of.scale, queries, left.channel, left.row);
+  const TileRows left = left_rows(t, of, queries);
   direct_scores<ROWS>(t, t.plan.logits, left, of.keys, weights);
   Vector<float> factors[ROWS];
   for (int64_t r = 0; r < ROWS; ++r) factors[r] = of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes);
@@ -133,7 +150,7 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
-  const int64_t packed_size = least((unit_rows - 1) * S + K, a.height) * a.width * plan.pitch;
+  const int64_t packed_size = least((unit_rows - 1) * S + K, a.height) * plan.row;
   using Memory = Scratch<float>;
   Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kGroup * K * K * lanes) + 2 * Memory::size_of(packed_size));
   float* const queries = scratch.take(kGroup * a.width * lanes);
@@ -145,8 +162,8 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
     const int64_t top = a.top + unit % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
-    const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, first, last, packed_keys);
-    const Rows values = pack_direct(plan, Rows(a.v, batch, head), nothing, first, last, packed_values);
+    const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, kCuts ? 1 : scale, first, last, packed_keys);
+    const Rows values = pack_direct(plan, Rows(a.v, batch, head), nothing, 1, first, last, packed_values);
     const ForwardRows rows_of{Rows(a.q, batch, head), keys, values, OutRows(a.out, batch, head), scale, rate};
     // Down the columns: the next tile then finds most of its keys and values in the first cache.
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {

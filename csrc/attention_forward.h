@@ -27,6 +27,7 @@ ACMIX_INLINE Vector<T> total(const Vector<T>* chains) {
 template <class T>
 ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
   Vector<T> maxima[kChains], sums[kChains];
+  ACMIX_UNROLL
   for (int64_t i = 0; i < kChains; ++i) {
     maxima[i] = load(weights);
     sums[i] = Vector<T>{};
@@ -39,17 +40,21 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
   for (; o < count; ++o) maxima[0] = larger(maxima[0], load(weights + o * line));
   const Vector<T> maximum = larger(larger(maxima[0], maxima[1]), larger(maxima[2], maxima[3]));
   for (o = 0; o + kChains <= count; o += kChains) {
+    Vector<T> powers[kChains];
+    ACMIX_UNROLL
+    for (int64_t i = 0; i < kChains; ++i) powers[i] = load(weights + (o + i) * line) - maximum;
+    powers_of_two<kChains>(powers);
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; ++i) {
-      const Vector<T> weight = power_of_two(load(weights + (o + i) * line) - maximum);
-      sums[i] += weight;
-      store(weights + (o + i) * line, weight);
+      sums[i] += powers[i];
+      store(weights + (o + i) * line, powers[i]);
     }
   }
   for (; o < count; ++o) {
-    const Vector<T> weight = power_of_two(load(weights + o * line) - maximum);
-    sums[0] += weight;
-    store(weights + o * line, weight);
+    Vector<T> power = load(weights + o * line) - maximum;
+    powers_of_two<1>(&power);
+    sums[0] += power;
+    store(weights + o * line, power);
   }
   return total<T>(sums);
 }

@@ -91,11 +91,13 @@ struct DirectPlan {
   static constexpr int64_t lanes = kMaskLanes, reach = K / 2;
   const Attention& call;
   int64_t tiles, phase, pitch;  // entries of one phase of a packed row, and of all
+  int64_t row;  // entries of all channels, an odd number of cache lines: rows below each other spread over the cache
   Scratch<float> memory;
   DirectBorder logits, products;  // zeros for products that are no logits
 
   explicit DirectPlan(const Attention& a)
       : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase((tiles + 1) * lanes), pitch(S * phase),
+        row(round_up(a.width * pitch, 32) + 16),
         memory(2 * (Scratch<float>::size_of(tiles * K * lanes) + Scratch<float>::size_of(a.out_height * K))),
         logits(border()), products(border()) {
     const Multiplicity across{a.columns, reach}, down{a.height, reach};
@@ -218,13 +220,14 @@ ACMIX_APART void read_direct(const DirectTile<K, S>& t, const Rows& from, float 
   }
 }
 
-// One row's columns, less others where there are any, to a packed row; `ahead` is asked for.
+// One row's columns, less others where there are any, times a factor, to a packed row; `ahead` is asked for.
 template <int K, int S>
-ACMIX_INLINE void pack_row(const float* from, const float* less, const float* ahead, int64_t columns, int64_t phase, float* to) {
+ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, const float* ahead, int64_t columns, int64_t phase,
+                           float* to) {
   const auto entries = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
     __builtin_prefetch(ahead + x);
     const Vector<float> read = load_lanes(own, from + x);
-    return less == nullptr ? read : read - load_lanes(own, less + x);
+    return (less == nullptr ? read : read - load_lanes(own, less + x)) * factor;
   };
   using Column = WindowColumn<K, S>;
   if constexpr (S == 1) {
@@ -251,20 +254,21 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, const float* ah
   }
 }
 
-// Rows first..last of keys or values, less the position code where there is one: [rows][D][pitch] with zeros around. Channel
-// by channel: rows of one channel follow each other in memory.
+// Rows first..last of keys or values, less the position code where there is one, times a factor: [rows][D][pitch] with zeros
+// around. Channel by channel: rows of one channel follow each other in memory.
 template <int K, int S>
-inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, int64_t first, int64_t last, float* to) {
-  const int64_t width = plan.call.width, row = width * plan.pitch;
+inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, float factor, int64_t first, int64_t last,
+                        float* to) {
+  const int64_t width = plan.call.width;
   const RowWalk walk(first, last, plan.call.columns, from.channel, from.row);
   for (int64_t d = 0; d < width; ++d) {
     for (int64_t y = first; y < last; ++y) {
       const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
-      pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, from.data + walk.ahead(d, y), plan.call.columns, plan.phase,
-                     to + (y - first) * row + d * plan.pitch);
+      pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, factor, from.data + walk.ahead(d, y), plan.call.columns,
+                     plan.phase, to + (y - first) * plan.row + d * plan.pitch);
     }
   }
-  return {to - first * row, plan.pitch, row};
+  return {to - first * plan.row, plan.pitch, plan.row};
 }
 
 }  // namespace acmix::ACMIX_ISA

@@ -4,6 +4,7 @@
 #include "attention_forward.h"
 #include "grid_sums.h"
 #include "group_gradients_direct.h"
+#include "group_winograd.h"
 #include "mixing.h"
 #include "product.h"
 #include "row_products.h"
@@ -101,6 +102,9 @@ void backward_entry(const Attention& a, int64_t first, int64_t last) {
 
 void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
+  if constexpr (kWinograd) {
+    if (convolves_by_winograd(c)) return convolution_forward_winograd(c, first, last);
+  }
   if (convolves_directly(c)) {
     return c.stride == 1 ? convolution_forward_direct<1>(c, first, last) : convolution_forward_direct<2>(c, first, last);
   }

@@ -147,6 +147,18 @@ template <class V>
 ACMIX_INLINE V larger(V a, V b) {
   return a > b ? a : b;
 }
+// Against a constant, compilers turn that round and need two instructions for it.
+#if defined(__AVX512F__)
+template <>
+ACMIX_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_max_ps(0xffff, a, b);  // the other form makes compilers warn
+}
+#elif defined(__AVX2__)
+template <>
+ACMIX_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
+  return _mm256_max_ps(a, b);
+}
+#endif
 
 // Every second entry of two vectors side by side, from the first or from the second on.
 template <int FIRST>
@@ -270,31 +282,42 @@ ACMIX_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // 2^x for x <= 0 to about one unit in the last place: 2^n times a polynomial on [-1/2, 1/2], of degree 6, fitted to the
-// smallest largest relative error (1.3e-8). Below 2^-100, zero: products with such weights would be subnormal numbers,
-// which take a hundred times as long.
-ACMIX_INLINE Vector<float> power_of_two(Vector<float> x) {
+// smallest largest relative error (1.3e-8), less 2^-100. Below 2^-100 it is zero: products with such weights would be
+// subnormal numbers, which take a hundred times as long. Several at a time, step by step: none waits for its own last step.
+template <int N>
+ACMIX_INLINE void powers_of_two(Vector<float>* x) {
   using V = Vector<float>;
   using I = Lanes<float>::Integer;
   // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits, here with the exponent's bias.
   const float rounder = 12582912.0f + 127.0f;
-  const V shifted = x + rounder;
-  const V r = x - (shifted - rounder);
-  V p = splat(0x1.4666a4p-13f);
-  p = p * r + 0x1.5f242ep-10f;
-  p = p * r + 0x1.3b2822p-7f;
-  p = p * r + 0x1.c6af12p-5f;
-  p = p * r + 0x1.ebfbe2p-3f;
-  p = p * r + 0x1.62e430p-1f;
-  p = p * r + 1.0f;
+  constexpr float factors[] = {0x1.5f242ep-10f, 0x1.3b2822p-7f, 0x1.c6af12p-5f, 0x1.ebfbe2p-3f, 0x1.62e430p-1f, 1.0f};
+  V powers[N], sums[N];
+  ACMIX_UNROLL
+  for (int i = 0; i < N; ++i) x[i] = larger(splat(-100.0f), x[i]);
+  ACMIX_UNROLL
+  for (int i = 0; i < N; ++i) powers[i] = x[i] + rounder;
+  ACMIX_UNROLL
+  for (int i = 0; i < N; ++i) x[i] -= powers[i] - rounder;
+  ACMIX_UNROLL
+  for (int i = 0; i < N; ++i) powers[i] = reinterpret_cast<V>(reinterpret_cast<I>(powers[i]) << 23);
+  ACMIX_UNROLL
+  for (int i = 0; i < N; ++i) sums[i] = splat(0x1.4666a4p-13f);
+  ACMIX_UNROLL
+  for (int k = 0; k < 6; ++k) {
+    ACMIX_UNROLL
+    for (int i = 0; i < N; ++i) sums[i] = sums[i] * x[i] + factors[k];
+  }
   // By a product: a sum of bits could make a number of a NaN.
-  const V power = p * reinterpret_cast<V>(reinterpret_cast<I>(shifted) << 23);
-  return x < splat(-100.0f) ? V{} : power;
+  ACMIX_UNROLL
+  for (int i = 0; i < N; ++i) x[i] = sums[i] * powers[i] - 0x1p-100f;
 }
 
 // float64 is for checks, not for speed.
-ACMIX_INLINE Vector<double> power_of_two(Vector<double> x) {
-  for (int64_t lane = 0; lane < Lanes<double>::count; ++lane) x[lane] = ::exp2(x[lane]);
-  return x;
+template <int N>
+ACMIX_INLINE void powers_of_two(Vector<double>* x) {
+  for (int i = 0; i < N; ++i) {
+    for (int64_t lane = 0; lane < Lanes<double>::count; ++lane) x[i][lane] = ::exp2(x[i][lane]);
+  }
 }
 
 // Logits are held as powers of two: those of e times this.

@@ -1,0 +1,185 @@
+// The convolution of many small groups, forward, on dense rows of float32: two output rows at a time by Winograd's minimal
+// filtering F(2, 3) down the columns, which takes four products where there were six. Rows are transformed once for all
+// outputs and kernel columns; the zeros beyond the border stand in them.
+#pragma once
+#include "group_direct.h"
+
+#if defined(ACMIX_HAS_MASKS)
+namespace acmix::ACMIX_ISA {
+
+constexpr bool kWinograd = kRegisters == 16;  // it was measured there alone
+constexpr int kTransforms = 4;                // transformed rows of two output rows
+// Columns of a map: where they are fewer, transforms cost what they save; transformed rows of more would leave the second cache.
+constexpr int64_t kFewestColumns = 2 * kMaskLanes + 1, kMostColumns = 1024;
+
+inline bool convolves_by_winograd(const GroupConvolution& c) {
+  const bool fits = c.columns >= kFewestColumns && c.columns <= kMostColumns;
+  return fits && c.stride == 1 && c.outputs % kOutputs == 0 && convolves_directly(c);
+}
+
+// Kernels of a block of outputs, [pieces][3][3][kOutputs], transformed: [kTransforms][pieces][3][kOutputs].
+inline void transform_kernels(const float* weights, int64_t pieces, float* to) {
+  const int64_t transform = pieces * 3 * kOutputs, row = 3 * kOutputs;
+  for (int64_t i = 0; i < pieces; ++i, weights += 3 * row, to += row) {
+    for (int64_t j = 0; j < row; ++j) {
+      const float above = weights[j], middle = weights[row + j], below = weights[2 * row + j];
+      const float ends = 0.5f * (above + below), half = 0.5f * middle;
+      to[j] = above, to[transform + j] = ends + half, to[2 * transform + j] = ends - half, to[3 * transform + j] = below;
+    }
+  }
+}
+
+// Transformed rows: [kTransforms][pieces][pitch], a vector of zeros before the first column and one behind the last.
+struct TransformedRows {
+  int64_t pieces, pitch;
+
+  explicit TransformedRows(const GroupConvolution& c) : pieces(c.pieces), pitch(round_up(c.columns, kMaskLanes) + 2 * kMaskLanes) {}
+
+  int64_t transform() const { return pieces * pitch; }
+  int64_t size() const { return kTransforms * transform(); }
+};
+
+// Of the four rows of each piece that output rows y and y + 1 see. `from` is the first piece's first row, `zeros` a row of them.
+inline void transform_rows(const GroupConvolution& c, const TransformedRows& rows, const float* from, int64_t y, const float* zeros,
+                           float* to) {
+  const int64_t row = c.x.strides[3], transform = rows.transform();
+  to += kMaskLanes;
+  for (int64_t i = 0; i < rows.pieces; ++i, from += c.x.strides[2], to += rows.pitch) {
+    const float* at[kTransforms];
+    for (int64_t j = 0; j < kTransforms; ++j) at[j] = y + j < 1 || y + j > c.height ? zeros : from + (y + j - 1) * row;
+    const auto vector = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
+
+      Vector<float> read[kTransforms];
+      ACMIX_UNROLL
+      for (int j = 0; j < kTransforms; ++j) read[j] = load_lanes(own, at[j] + x);
+      store(to + x, read[0] - read[2]);
+      store(to + transform + x, read[1] + read[2]);
+      store(to + 2 * transform + x, read[2] - read[1]);
+      store(to + 3 * transform + x, read[1] - read[3]);
+    };
+    int64_t x = 0;
+    for (; x + kMaskLanes <= c.columns; x += kMaskLanes) vector(x, all_lanes());
+    if (x < c.columns) vector(x, lanes_between(0, c.columns - x));
+  }
+}
+
+// NT transforms of kOutputs outputs and NV vectors of columns, to [NT][kOutputs][kPlaces] vectors; `from` is one column before
+// the first.
+template <int NT, int NV>
+ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* from, const float* weights, float* to) {
+  const int64_t transform = rows.transform(), kernels = rows.pieces * 3 * kOutputs;
+  Vector<float> sums[NT][kOutputs][NV];
+  ACMIX_UNROLL
+  for (int t = 0; t < NT; ++t) {
+    ACMIX_UNROLL
+    for (int o = 0; o < kOutputs; ++o) {
+      ACMIX_UNROLL
+      for (int v = 0; v < NV; ++v) sums[t][o][v] = Vector<float>{};
+    }
+  }
+  for (int64_t i = 0; i < rows.pieces; ++i, from += rows.pitch) {
+    ACMIX_UNROLL
+    for (int kx = 0; kx < 3; ++kx, weights += kOutputs) {
+      ACMIX_UNROLL
+      for (int t = 0; t < NT; ++t) {
+        Vector<float> taps[NV];
+        ACMIX_UNROLL
+        for (int v = 0; v < NV; ++v) taps[v] = load_once(from + t * transform + kx + v * kMaskLanes);
+        ACMIX_UNROLL
+        for (int o = 0; o < kOutputs; ++o) {
+          const Vector<float> weight = splat(weights[t * kernels + o]);
+          ACMIX_UNROLL
+          for (int v = 0; v < NV; ++v) sums[t][o][v] += weight * taps[v];
+        }
+      }
+    }
+  }
+  ACMIX_UNROLL
+  for (int t = 0; t < NT; ++t) {
+    ACMIX_UNROLL
+    for (int o = 0; o < kOutputs; ++o) {
+      ACMIX_UNROLL
+      for (int v = 0; v < NV; ++v) store(to + ((t * kOutputs + o) * kPlaces + v) * kMaskLanes, sums[t][o][v]);
+    }
+  }
+}
+
+// All transforms of some vectors of columns: [kTransforms][kOutputs][kPlaces].
+ACMIX_INLINE void multiply_all_transformed(const TransformedRows& rows, int64_t vectors, const float* from, const float* weights,
+                                           float* to) {
+  const int64_t transform = rows.transform(), kernels = rows.pieces * 3 * kOutputs, products = kOutputs * kPlaces * kMaskLanes;
+  if (vectors == 1) {  // two transforms together: the sums of one are too few to keep the processor busy
+    for (int t = 0; t < kTransforms; t += 2) {
+      multiply_transformed<2, 1>(rows, from + t * transform, weights + t * kernels, to + t * products);
+    }
+    return;
+  }
+  for (int t = 0; t < kTransforms; ++t, from += transform, weights += kernels, to += products) {
+    if (vectors == 3) multiply_transformed<1, 3>(rows, from, weights, to);
+    else multiply_transformed<1, 2>(rows, from, weights, to);
+  }
+}
+
+// What the transforms' products make of COUNT output rows, from column x on.
+template <int COUNT>
+ACMIX_INLINE void write_transformed(const GroupConvolution& c, const float* products, int64_t vectors, int64_t x, float* out) {
+  constexpr int64_t transform = kOutputs * kPlaces * kMaskLanes;
+  for (int64_t v = 0; v < vectors; ++v, x += kMaskLanes, products += kMaskLanes) {
+    const auto write = [&](auto add) __attribute__((always_inline)) {
+      for (int64_t o = 0; o < kOutputs; ++o) {
+        const float* const from = products + o * kPlaces * kMaskLanes;
+        const Vector<float> both = load(from + transform), other = load(from + 2 * transform);
+        float* const to = out + o * c.out.strides[2] + x;
+        add(to, load(from) + (both + other));
+        if (COUNT == 2) add(to + c.out.strides[3], (both - other) - load(from + 3 * transform));
+      }
+    };
+    if (x + kMaskLanes <= c.out_columns) {
+      if (c.adds) write([](float* to, Vector<float> sum) { store(to, load(to) + sum); });
+      else write([](float* to, Vector<float> sum) { store(to, sum); });
+    } else {
+      const Mask own = lanes_between(0, c.out_columns - x);
+      write([&](float* to, Vector<float> sum) { store_lanes(own, to, c.adds ? load_lanes(own, to) + sum : sum); });
+    }
+  }
+}
+
+inline void convolution_forward_winograd(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
+  const TransformedRows rows(c);
+  const int64_t size = c.outputs * c.pieces * 9, kernels = kTransforms * c.pieces * 3 * kOutputs, products = kTransforms * kOutputs * kPlaces * kMaskLanes;
+  const int64_t outputs = c.outputs / kOutputs, vectors = (c.out_columns + kMaskLanes - 1) / kMaskLanes;
+  const int64_t blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
+  using Memory = Scratch<float>;
+  Memory scratch(Memory::size_of(rows.size()) + Memory::size_of(c.columns));
+  Memory filled(Memory::size_of(size) + Memory::size_of(outputs * kernels) + Memory::size_of(products), Holds::anything);
+  float *const transformed = scratch.take(rows.size()), *const zeros = scratch.take(c.columns);
+  float *const arranged = filled.take(size), *const weights = filled.take(outputs * kernels), *const result = filled.take(products);
+  int64_t ready = -1;
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
+    const int64_t top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+    if (group != ready) {
+      arrange(static_cast<const float*>(c.weight) + group * size, c.outputs, c.pieces, 9, arranged);
+      for (int64_t o = 0; o < outputs; ++o) transform_kernels(arranged + o * kOutputs * c.pieces * 9, c.pieces, weights + o * kernels);
+      ready = group;
+    }
+    const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1];
+    float* const out = static_cast<float*>(c.out.data) + batch * t[0] + group * t[1];
+    for (int64_t y = top; y < bottom; y += 2) {
+      transform_rows(c, rows, from, y, zeros, transformed);
+      for (int64_t o = 0; o < outputs; ++o) {
+        for (int64_t v = 0, count; v < vectors; v += count) {
+          count = vectors - v == 4 ? 2 : least(vectors - v, kPlaces);
+          const int64_t x = v * kMaskLanes;
+          multiply_all_transformed(rows, count, transformed + kMaskLanes - 1 + x, weights + o * kernels, result);
+          float* const to = out + o * kOutputs * t[2] + y * t[3];
+          if (y + 1 < bottom) write_transformed<2>(c, result, count, x, to);
+          else write_transformed<1>(c, result, count, x, to);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace acmix::ACMIX_ISA
+#endif
