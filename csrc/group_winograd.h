@@ -14,7 +14,8 @@ constexpr int64_t kFewestColumns = 2 * kMaskLanes + 1, kMostColumns = 1024;
 
 inline bool convolves_by_winograd(const GroupConvolution& c) {
   const bool fits = c.columns >= kFewestColumns && c.columns <= kMostColumns;
-  return fits && c.stride == 1 && c.outputs % kOutputs == 0 && convolves_directly(c);
+  // Pairs of rows begin with the map's first one: parts of a map then have the same bits as the whole.
+  return fits && c.top % 2 == 0 && c.stride == 1 && c.outputs % kOutputs == 0 && convolves_directly(c);
 }
 
 // Kernels of a block of outputs, [pieces][3][3][kOutputs], transformed: [kTransforms][pieces][3][kOutputs].
@@ -39,14 +40,15 @@ struct TransformedRows {
   int64_t size() const { return kTransforms * transform(); }
 };
 
-// Of the four rows of each piece that output rows y and y + 1 see. `from` is the first piece's first row, `zeros` a row of them.
-inline void transform_rows(const GroupConvolution& c, const TransformedRows& rows, const float* from, int64_t y, const float* zeros,
-                           float* to) {
+// Of the four rows of each piece that output rows y and y + 1 see; there are those before `last`. `from` is the first piece's
+// first row, `zeros` a row of them.
+inline void transform_rows(const GroupConvolution& c, const TransformedRows& rows, const float* from, int64_t y, int64_t last,
+                           const float* zeros, float* to) {
   const int64_t row = c.x.strides[3], transform = rows.transform();
   to += kMaskLanes;
   for (int64_t i = 0; i < rows.pieces; ++i, from += c.x.strides[2], to += rows.pitch) {
     const float* at[kTransforms];
-    for (int64_t j = 0; j < kTransforms; ++j) at[j] = y + j < 1 || y + j > c.height ? zeros : from + (y + j - 1) * row;
+    for (int64_t j = 0; j < kTransforms; ++j) at[j] = y + j < 1 || y + j > last ? zeros : from + (y + j - 1) * row;
     const auto vector = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
 
       Vector<float> read[kTransforms];
@@ -146,7 +148,8 @@ ACMIX_INLINE void write_transformed(const GroupConvolution& c, const float* prod
 
 inline void convolution_forward_winograd(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
   const TransformedRows rows(c);
-  const int64_t size = c.outputs * c.pieces * 9, kernels = kTransforms * c.pieces * 3 * kOutputs, products = kTransforms * kOutputs * kPlaces * kMaskLanes;
+  const int64_t size = c.outputs * c.pieces * 9, kernels = kTransforms * c.pieces * 3 * kOutputs;
+  const int64_t products = kTransforms * kOutputs * kPlaces * kMaskLanes;
   const int64_t outputs = c.outputs / kOutputs, vectors = (c.out_columns + kMaskLanes - 1) / kMaskLanes;
   const int64_t blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
   using Memory = Scratch<float>;
@@ -166,7 +169,7 @@ inline void convolution_forward_winograd(const GroupConvolution& c, int64_t firs
     const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1];
     float* const out = static_cast<float*>(c.out.data) + batch * t[0] + group * t[1];
     for (int64_t y = top; y < bottom; y += 2) {
-      transform_rows(c, rows, from, y, zeros, transformed);
+      transform_rows(c, rows, from, y, least(c.height, bottom + 1), zeros, transformed);
       for (int64_t o = 0; o < outputs; ++o) {
         for (int64_t v = 0, count; v < vectors; v += count) {
           count = vectors - v == 4 ? 2 : least(vectors - v, kPlaces);

@@ -35,6 +35,7 @@ struct Forward {
       const int64_t from = std::max<int64_t>(0, top * stride - halo);
       bottom = std::min(whole.out_height, (from + capacity - 1 - halo) / stride + 1);
       if (from + capacity >= whole.height) bottom = whole.out_height;
+      else if (bottom - top > 1) bottom -= bottom % 2;  // kernels take rows in pairs
       const int64_t to = std::min(whole.height, (bottom - 1) * stride + halo + 1);
       if (from > first) move_rows(shared, from - first, last - from, projected);
       float* const base = projected - from * whole.columns;  // where the map's first row would stand

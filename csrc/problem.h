@@ -34,7 +34,7 @@ struct Attention {
 // computing dtype. With `ones`, a piece of ones stands behind the others: a bias that zero padding cuts at the border.
 struct GroupConvolution {
   int64_t batch, groups, pieces, outputs, height, columns, out_height, out_columns;
-  int64_t top, bottom;  // the output rows that the forward pass computes
+  int64_t top, bottom;  // the output rows that the forward pass computes; to the same bits as all of them if the first is even
   int64_t kernel, stride, dilation;
   bool ones;
   bool adds;  // to what stands in `out`, or in `grad_x`; else it is written over

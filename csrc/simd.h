@@ -147,18 +147,6 @@ template <class V>
 ACMIX_INLINE V larger(V a, V b) {
   return a > b ? a : b;
 }
-// Against a constant, compilers turn that round and need two instructions for it.
-#if defined(__AVX512F__)
-template <>
-ACMIX_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
-  return _mm512_maskz_max_ps(0xffff, a, b);  // the other form makes compilers warn
-}
-#elif defined(__AVX2__)
-template <>
-ACMIX_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
-  return _mm256_max_ps(a, b);
-}
-#endif
 
 // Every second entry of two vectors side by side, from the first or from the second on.
 template <int FIRST>
@@ -282,8 +270,8 @@ ACMIX_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // 2^x for x <= 0 to about one unit in the last place: 2^n times a polynomial on [-1/2, 1/2], of degree 6, fitted to the
-// smallest largest relative error (1.3e-8), less 2^-100. Below 2^-100 it is zero: products with such weights would be
-// subnormal numbers, which take a hundred times as long. Several at a time, step by step: none waits for its own last step.
+// smallest largest relative error (1.3e-8). Below 2^-100, zero: products with such weights would be subnormal numbers,
+// which take a hundred times as long. Several at a time, step by step: none waits for its own last step.
 template <int N>
 ACMIX_INLINE void powers_of_two(Vector<float>* x) {
   using V = Vector<float>;
@@ -292,8 +280,9 @@ ACMIX_INLINE void powers_of_two(Vector<float>* x) {
   const float rounder = 12582912.0f + 127.0f;
   constexpr float factors[] = {0x1.5f242ep-10f, 0x1.3b2822p-7f, 0x1.c6af12p-5f, 0x1.ebfbe2p-3f, 0x1.62e430p-1f, 1.0f};
   V powers[N], sums[N];
+  I vanish[N];
   ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) x[i] = larger(splat(-100.0f), x[i]);
+  for (int i = 0; i < N; ++i) vanish[i] = x[i] < splat(-100.0f);
   ACMIX_UNROLL
   for (int i = 0; i < N; ++i) powers[i] = x[i] + rounder;
   ACMIX_UNROLL
@@ -309,7 +298,7 @@ ACMIX_INLINE void powers_of_two(Vector<float>* x) {
   }
   // By a product: a sum of bits could make a number of a NaN.
   ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) x[i] = sums[i] * powers[i] - 0x1p-100f;
+  for (int i = 0; i < N; ++i) x[i] = vanish[i] ? V{} : sums[i] * powers[i];
 }
 
 // float64 is for checks, not for speed.

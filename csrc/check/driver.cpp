@@ -66,12 +66,12 @@ void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const
   for (std::thread& thread : threads) thread.join();
 }
 
-// A forward pass; for Order::rows a third of the output's rows, and then the rest.
+// A forward pass; for Order::rows a third of the output's rows, an even number, and then the rest.
 template <class Call>
 void forward(Order order, Call call, int64_t (*units)(const Call&), void (*kernel)(const Call&, int64_t, int64_t)) {
   const int64_t bottom = call.bottom;
   if (order == Order::rows) {
-    call.bottom = bottom / 3;
+    call.bottom = bottom / 3 / 2 * 2;
     on_units(order, call, units(call), kernel);
     call.top = call.bottom, call.bottom = bottom;
   }

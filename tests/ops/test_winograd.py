@@ -1,0 +1,82 @@
+"""The convolution path on wide maps, where processors with AVX2 take two rows at a time by Winograd's minimal filtering."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from acmix.functional import convolution_path
+from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
+
+pytestmark = native
+
+ROUNDING = 2.0**-24  # of float32
+SIZES = [(1, 17), (2, 24), (3, 23), (7, 56), (20, 70), (37, 40)]
+
+every_instruction_set = pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+
+
+def made(outputs: int, size: tuple[int, int], groups: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Pieces, FC and shifts of 3 N pieces for N outputs."""
+    generator = torch.Generator().manual_seed(outputs * size[0])
+    shapes = (2, groups, 3 * outputs, *size), (9, 3 * outputs), (groups * outputs, 9, 3, 3)
+    pieces, fc, shift = (torch.randn(shape, generator=generator) for shape in shapes)
+    return pieces, fc / (3 * outputs) ** 0.5, shift / 9
+
+
+def local_magnitude(pieces: Tensor, fc: Tensor, shift: Tensor) -> Tensor:
+    """The largest entries of the three rows that an output sees times the sums of the kernels' columns, all positive."""
+    composed = torch.einsum("cmyx,mp->cpyx", shift.double(), fc.double())
+    rows = F.max_pool2d(pieces.double().abs().flatten(1, 2), (3, 1), 1, (1, 0))
+    columns = composed.abs().sum(2, keepdim=True)
+    return F.conv2d(rows, columns, padding=(0, 1), groups=pieces.shape[1])
+
+
+@every_instruction_set
+@pytest.mark.parametrize("outputs", [4, 5, 8])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("uneven", [False, True], ids=["even", "rows of other magnitudes"])
+def test_errors_are_a_few_roundings_of_what_an_output_sees(
+    instructions: str, outputs: int, size: tuple[int, int], uneven: bool
+) -> None:
+    pieces, fc, shift = made(outputs, size)
+    if uneven:
+        pieces *= 10 ** (4 * torch.randn(size[0], 1))
+    truth = convolution_path(pieces.double(), fc.double(), shift.double(), impl="reference")
+    magnitude = local_magnitude(pieces, fc, shift)
+    with using(FastBackend("cpu", instructions)):
+        ours = (convolution_path(pieces, fc, shift, form="composed", impl="cpu") - truth).abs()
+        eager = (convolution_path(pieces, fc, shift, form="composed", impl="torch") - truth).abs()
+    assert (ours / magnitude).max() < max(3 * ROUNDING, 1.2 * (eager / magnitude).max())
+    assert (ours / magnitude).square().mean() < 2 * (eager / magnitude).square().mean()
+
+
+@every_instruction_set
+@pytest.mark.parametrize("what", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("size", [(8, 24), (9, 17), (5, 56)], ids=str)
+def test_what_is_no_number_stays_where_it_is_seen(instructions: str, what: float, size: tuple[int, int]) -> None:
+    pieces, fc, shift = made(4, size)
+    with using(FastBackend("cpu", instructions)):
+        for y, x in [(0, 0), (1, 16), (size[0] - 1, size[1] - 1), (size[0] // 2, 9)]:
+            spoilt = pieces.clone()
+            spoilt[1, 2, 7, y, x] = what
+            out = convolution_path(spoilt, fc, shift, form="composed", impl="cpu")
+            seen = torch.zeros(size, dtype=torch.bool)
+            seen[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
+            sees = torch.zeros(out.shape, dtype=torch.bool)
+            sees[1, -4:] = seen  # the third group of the second image
+            assert torch.equal(~out.isfinite(), sees)
+
+
+@every_instruction_set
+def test_a_map_of_any_place_in_memory_has_the_same_bits(instructions: str) -> None:
+    pieces, fc, shift = made(4, (13, 29))
+    with using(FastBackend("cpu", instructions)):
+        expected = convolution_path(pieces, fc, shift, form="composed", impl="cpu")
+        for offset in (1, 3, 7):
+            room = torch.full((pieces.numel() + 64,), math.nan)
+            moved = room[offset : offset + pieces.numel()].view(pieces.shape)
+            moved.copy_(pieces)
+            assert torch.equal(expected, convolution_path(moved, fc, shift, form="composed", impl="cpu"))
