@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Python compiles what is imported when it is: all of torch would take a minute.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 
 .PHONY: help demo demo-detection demo-segmentation test test-all check-kernels lint format figures models-page readme-figure bench bench-cuda bench-page dense-page clean

@@ -1,4 +1,4 @@
-"""The convolution path on wide maps, where processors with AVX2 take two rows at a time by Winograd's minimal filtering."""
+"""The convolution path on wide maps, where AVX2 takes two rows at a time by Winograd's minimal filtering."""
 
 import math
 
@@ -27,7 +27,7 @@ def made(outputs: int, size: tuple[int, int], groups: int = 3) -> tuple[Tensor, 
 
 
 def local_magnitude(pieces: Tensor, fc: Tensor, shift: Tensor) -> Tensor:
-    """The largest entries of the three rows that an output sees times the sums of the kernels' columns, all positive."""
+    """The largest entries of the three rows that an output sees times sums over kernel rows, all positive."""
     composed = torch.einsum("cmyx,mp->cpyx", shift.double(), fc.double())
     rows = F.max_pool2d(pieces.double().abs().flatten(1, 2), (3, 1), 1, (1, 0))
     columns = composed.abs().sum(2, keepdim=True)

@@ -50,12 +50,25 @@ def test_wide_heads(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("case", "dtype", "position"),
     [
-        (((1, 1, 10, 3, 4), 3, 1, 1, "contiguous"), torch.float32, True),
-        (((1, 2, 8, 2, 3), 3, 1, 1, "channels_last"), torch.float16, False),
-        (((1, 1, 9, 5, 4), 3, 2, 2, "sliced"), torch.float32, True),
-        (((2, 1, 5, 1, 1), 5, 1, 1, "contiguous"), torch.bfloat16, True),
+        pytest.param(
+            ((1, 1, 10, 3, 4), 3, 1, 1, "contiguous"),
+            torch.float32,
+            True,
+            marks=pytest.mark.slow,
+            id="rows-below-each-other",
+        ),
+        pytest.param(
+            ((1, 2, 8, 2, 3), 3, 1, 1, "channels_last"),
+            torch.float16,
+            False,
+            marks=pytest.mark.slow,
+            id="channels-last",
+        ),
+        pytest.param(((1, 1, 9, 5, 4), 3, 2, 2, "sliced"), torch.float32, True, id="stride-2-dilation-2"),
+        pytest.param(
+            ((2, 1, 5, 1, 1), 5, 1, 1, "contiguous"), torch.bfloat16, True, marks=pytest.mark.slow, id="one-pixel"
+        ),
     ],
-    ids=["rows-below-each-other", "channels-last", "stride-2-dilation-2", "one-pixel"],
 )
 def test_heads_in_parts(case: tuple[Any, ...], dtype: torch.dtype, position: bool) -> None:
     compare_attention(case, dtype, position=position)
