@@ -1,7 +1,6 @@
 // The whole layer in float32, projections included: what one stage writes, the next one finds in the cache, and the two
 // paths write and read the same memory.
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
 #include "layer_parts.h"
@@ -20,15 +19,15 @@ struct Forward {
   int64_t capacity;  // rows of a map that `projected` holds
 
   // Some images from `first` on; q, k and v go to `projected`.
-  void operator()(const Kernels& set, bool shared, int64_t first, int64_t images, float* projected) const {
-    if (capacity < whole.height) return in_strips(set, shared, first, projected);
-    project(set, shared, first, images, 0, whole.height, projected);
-    aggregate(set, shared, first, images, 0, whole.out_height, projected);
+  void operator()(const Kernels& set, const Crew& crew, int64_t first, int64_t images, float* projected) const {
+    if (capacity < whole.height) return in_strips(set, crew, first, projected);
+    project(set, crew, first, images, 0, whole.height, projected);
+    aggregate(set, crew, first, images, 0, whole.out_height, projected);
   }
 
  private:
   // One image, as many rows at a time as there is room for; the rows that the next ones see as well move to the front.
-  void in_strips(const Kernels& set, bool shared, int64_t image, float* projected) const {
+  void in_strips(const Kernels& set, const Crew& crew, int64_t image, float* projected) const {
     const int64_t halo = std::max(windows.attention, windows.convolution) / 2 * windows.dilation, stride = windows.stride;
     int64_t first = 0, last = 0;  // the rows that are there
     for (int64_t top = 0, bottom; top < whole.out_height; top = bottom) {
@@ -37,15 +36,15 @@ struct Forward {
       if (from + capacity >= whole.height) bottom = whole.out_height;
       else if (bottom - top > 1) bottom -= bottom % 2;  // kernels take rows in pairs
       const int64_t to = std::min(whole.height, (bottom - 1) * stride + halo + 1);
-      if (from > first) move_rows(shared, from - first, last - from, projected);
+      if (from > first) move_rows(crew, from - first, last - from, projected);
       float* const base = projected - from * whole.columns;  // where the map's first row would stand
-      if (to > last) project(set, shared, image, 1, last, to, base);
+      if (to > last) project(set, crew, image, 1, last, to, base);
       first = from, last = std::max(last, to);
-      aggregate(set, shared, image, 1, top, bottom, base);
+      aggregate(set, crew, image, 1, top, bottom, base);
     }
   }
 
-  void move_rows(bool shared, int64_t by, int64_t rows, float* projected) const {
+  void move_rows(const Crew& crew, int64_t by, int64_t rows, float* projected) const {
     const int64_t columns = whole.columns;
     const auto move = [&](int64_t first, int64_t last) {
       for (int64_t plane = first; plane < last && rows > 0; ++plane) {
@@ -53,22 +52,22 @@ struct Forward {
         std::memmove(to, to + by * columns, rows * columns * sizeof(float));
       }
     };
-    if (shared) torch::stable::parallel_for(0, 3 * whole.channels(), 8, move);
+    if (crew.is_all()) torch::stable::parallel_for(0, 3 * whole.channels(), 8, move);
     else move(0, 3 * whole.channels());
   }
 
   // Stage I on rows top..bottom of the map.
-  void project(const Kernels& set, bool shared, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
+  void project(const Kernels& set, const Crew& crew, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
     const int64_t offset = top * whole.columns, map = capacity * whole.columns;
     Product p = product;
     p.images = images, p.pixels = (bottom - top) * whole.columns;
     p.x += first * p.x_image + offset;
     p.out = projected + offset, p.out_image = 3 * whole.channels() * map, p.out_row = map;
-    run(shared, p, set.product_units(p), set.multiply);
+    crew.run(p, set.product_units(p), set.multiply);
   }
 
   // Both paths, on rows top..bottom of the output.
-  void aggregate(const Kernels& set, bool shared, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
+  void aggregate(const Kernels& set, const Crew& crew, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
     Sizes s = whole;
     s.batch = images;
     const int64_t map = capacity * s.columns;
@@ -77,12 +76,12 @@ struct Forward {
       Attention a = attention;
       a.batch = images, a.top = top, a.bottom = bottom, a.out = by_heads(s, to);
       a.q = part(s, projected, 0, map), a.k = part(s, projected, 1, map), a.v = part(s, projected, 2, map);
-      run(shared, a, set.attention_forward_units(a), set.attention_forward);
+      crew.run(a, set.attention_forward_units(a), set.attention_forward);
     }
     if (windows.convolution > 0) {
       GroupConvolution c = convolution;
       c.batch = images, c.top = top, c.bottom = bottom, c.x = pieces(s, projected, map), c.out = by_groups(s, to);
-      run(shared, c, set.convolution_forward_units(c), set.convolution_forward);
+      crew.run(c, set.convolution_forward_units(c), set.convolution_forward);
     }
   }
 };
@@ -116,17 +115,11 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
   STD_TORCH_CHECK(capacity == whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
   STD_TORCH_CHECK(keeps || projected.size(0) >= chunks * together, "acmix_cpu: too few images in projected");
-  const auto images_from = [&](int64_t first, int64_t number, bool shared) {
-    forward(set, shared, first, std::min(together, batch - first), kept + (keeps ? first : number * together) * image);
+  const auto images_from = [&](const Crew& crew, int64_t number, int64_t first) {
+    forward(set, crew, first, std::min(together, batch - first), kept + (keeps ? first : number * together) * image);
   };
-  if (chunks == 1) {
-    for (int64_t first = 0; first < batch; first += together) images_from(first, 0, true);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t number, int64_t) {
-    for (int64_t first; (first = next.fetch_add(together)) < batch;) images_from(first, number, false);
-  });
+  if (chunks > 1) return by_images(chunks, batch, together, images_from);
+  for (int64_t first = 0; first < batch; first += together) images_from(Crew(), 0, first);
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // The gradients of the whole layer in float32, some images at a time.
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -66,14 +65,11 @@ struct Backward {
     const int64_t parts = apart ? images : 1;
     kernels.resize(parts * kernels_size);
     if (!apart) {
-      stages(set, true, first, 0, images);
+      stages(set, Crew(), first, 0, images);
     } else if (threads > 1 && (images % threads == 0 || images >= kEven * threads)) {
-      std::atomic<int64_t> next{0};
-      torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-        for (int64_t i; (i = next.fetch_add(1)) < images;) stages(set, false, first, i, 1);
-      });
+      by_images(threads, images, 1, [&](const Crew& crew, int64_t, int64_t i) { stages(set, crew, first, i, 1); });
     } else {
-      for (int64_t i = 0; i < images; ++i) stages(set, true, first, i, 1);
+      for (int64_t i = 0; i < images; ++i) stages(set, Crew(), first, i, 1);
     }
     sum_parts(kernels, parts, kernels_size, first > 0, sums.kernels);
     sum_projections(set, first, images);
@@ -81,7 +77,7 @@ struct Backward {
 
  private:
   // All but the sums over images, of `count` images from the one on that is `offset` behind `first`.
-  void stages(const Kernels& set, bool shared, int64_t first, int64_t offset, int64_t count) {
+  void stages(const Kernels& set, const Crew& crew, int64_t first, int64_t offset, int64_t count) {
     Sizes s = whole;
     s.batch = count;
     float* projected = kept + (again.out == nullptr ? first + offset : offset) * image();
@@ -89,7 +85,7 @@ struct Backward {
     if (again.out != nullptr) {
       Product p = again;
       p.images = count, p.x += (first + offset) * p.x_image, p.out = projected;
-      run(shared, p, set.product_units(p), set.multiply);
+      crew.run(p, set.product_units(p), set.multiply);
     }
     float* const given = const_cast<float*>(grad) + (first + offset) * s.channels() * s.outputs();
     if (windows.attention > 0) {
@@ -98,23 +94,23 @@ struct Backward {
       a.grad = by_heads(s, given), a.fills = true;
       a.grad_q = part(s, grads, 0), a.grad_k = part(s, grads, 1), a.grad_v = part(s, grads, 2);
       a.grad_rate = rates.empty() ? nullptr : rates.data() + (first + offset) * s.heads;
-      run(shared, a, set.attention_backward_units(a), set.attention_backward);
+      crew.run(a, set.attention_backward_units(a), set.attention_backward);
       for (int64_t b = 0; b < count && grid != nullptr; ++b) {
         const GridSums g{s.pixels(), static_cast<const float*>(a.grad_k.data) + b * image(), grid,
                          grids.data() + (first + offset + b) * s.channels() * 3};
-        run(shared, g, s.channels(), set.sum_over_grid);
+        crew.run(g, s.channels(), set.sum_over_grid);
       }
     }
     if (windows.convolution > 0) {
       GroupConvolution c = convolution;
       c.batch = count, c.x = pieces(s, projected), c.grad = by_groups(s, given), c.grad_x = pieces(s, grads);
       c.grad_weight = kernels.data() + offset * kernels_size;
-      run(shared, c, set.convolution_backward_units(c), set.convolution_backward);
+      crew.run(c, set.convolution_backward_units(c), set.convolution_backward);
     }
     if (back.out == nullptr) return;
     Product p = back;
     p.images = count, p.x = grads, p.out += (first + offset) * p.out_image;
-    run(shared, p, set.product_units(p), set.multiply);
+    crew.run(p, set.product_units(p), set.multiply);
   }
 
   // As many pixels at a time as there is memory to turn x.

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "crew.h"
 #include "instruction_sets.h"
 #include "torch_tensors.h"
 
@@ -194,13 +195,6 @@ inline Product projection_of(const Sizes& s, const Tensor& x, const Tensor& quer
   p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;
   p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;
   return p;
-}
-
-// A kernel on all units of a call: shared by all threads, or by the calling one alone.
-template <class Call>
-void run(bool shared, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
-  if (shared) in_parallel(call, units, kernel);
-  else kernel(call, 0, units);
 }
 
 }  // namespace acmix
