@@ -152,7 +152,8 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
   const int64_t packed_size = least((unit_rows - 1) * S + K, a.height) * plan.row;
   using Memory = Scratch<float>;
-  Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kGroup * K * K * lanes) + 2 * Memory::size_of(packed_size));
+  Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kGroup * K * K * lanes) + 2 * Memory::size_of(packed_size),
+                 Holds::anything);
   float* const queries = scratch.take(kGroup * a.width * lanes);
   float* const weights = scratch.take(kGroup * K * K * lanes);
   float* const packed_keys = scratch.take(packed_size);

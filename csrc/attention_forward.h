@@ -17,6 +17,7 @@ inline int64_t forward_rows(const Attention& a) {
 
 // Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.
 constexpr int64_t kChains = 4;
+constexpr int64_t kTogether = kRegisters == 32 ? 4 : 2;  // exponentials whose steps take turns
 
 template <class T>
 ACMIX_INLINE Vector<T> total(const Vector<T>* chains) {
@@ -43,7 +44,8 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
     Vector<T> powers[kChains];
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; ++i) powers[i] = load(weights + (o + i) * line) - maximum;
-    powers_of_two<kChains>(powers);
+    ACMIX_UNROLL
+    for (int64_t i = 0; i < kChains; i += kTogether) powers_of_two<kTogether>(powers + i);
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; ++i) {
       sums[i] += powers[i];

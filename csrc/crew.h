@@ -1,77 +1,11 @@
 // Threads that each take images of their own, and help one another with the last ones.
 #pragma once
-#include <atomic>
 #include <memory>
-#include <thread>
 
+#include "joint_work.h"
 #include "torch_tensors.h"
 
 namespace acmix {
-
-// Counts as long as it is there.
-template <class Number>
-struct Counted {
-  std::atomic<Number>& count;
-  explicit Counted(std::atomic<Number>& of) : count(of) { ++count; }
-  ~Counted() { --count; }
-  Counted(const Counted&) = delete;
-  Counted& operator=(const Counted&) = delete;
-};
-
-// What one thread is about: units of a call, which others may take from as long as it is open.
-class alignas(64) JointWork {
- public:
-  // All units of a call; done when this returns. Where others have nothing else to do, in parts that they can share.
-  template <class Call>
-  void run(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t), bool others_are_free) {
-    if (!others_are_free) return kernel(call, 0, units);
-    call_ = &call, kernel_ = reinterpret_cast<void (*)()>(kernel), units_ = units;
-    take_ = [](const JointWork& work, int64_t first, int64_t last) {
-      reinterpret_cast<void (*)(const Call&, int64_t, int64_t)>(work.kernel_)(*static_cast<const Call*>(work.call_), first, last);
-    };
-    next_ = 0;
-    open_ = true;
-    const Closing closing{*this};
-    take_parts();
-  }
-
-  // Takes from what is open; whether there was any.
-  bool help() {
-    const Counted visitor(visitors_);
-    return open_ && take_parts();
-  }
-
- private:
-  // Nobody comes in any more, and those who are in finish: what they have taken is then done.
-  struct Closing {
-    JointWork& work;
-    ~Closing() {
-      work.open_ = false;
-      while (work.visitors_ > 0) std::this_thread::yield();
-    }
-  };
-
-  // Half of what is left at a time: few parts, since each costs its own scratch memory, and small ones in the end.
-  bool take_parts() {
-    bool any = false;
-    for (int64_t first = next_; first < units_;) {
-      const int64_t size = (units_ - first + 1) / 2;
-      if (!next_.compare_exchange_weak(first, first + size)) continue;
-      take_(*this, first, first + size);
-      any = true;
-      first = next_;
-    }
-    return any;
-  }
-
-  const void* call_ = nullptr;
-  void (*kernel_)() = nullptr;
-  void (*take_)(const JointWork&, int64_t first, int64_t last) = nullptr;
-  int64_t units_ = 0;
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> visitors_{0};
-  std::atomic<bool> open_{false};
-};
 
 // Who does a stage: all threads, or one, with those that have no more images of their own.
 class Crew {

@@ -229,11 +229,19 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     const Vector<float> read = load_lanes(own, from + x);
     return (less == nullptr ? read : read - load_lanes(own, less + x)) * factor;
   };
+  const auto whole = [&](int64_t x) __attribute__((always_inline)) {
+    __builtin_prefetch(ahead + x);
+    return (less == nullptr ? load(from + x) : load(from + x) - load(less + x)) * factor;
+  };
   using Column = WindowColumn<K, S>;
+  for (int64_t p = 0; p < S; ++p) {  // the rest of the first and last vectors of each phase is written below
+    store(to + p * phase, Vector<float>{});
+    store(to + (p + 1) * phase - kMaskLanes, Vector<float>{});
+  }
   if constexpr (S == 1) {
     to += Column::before(0);
     int64_t x = 0;
-    for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, entries(x, all_lanes()));
+    for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, whole(x));
     if (x == columns) return;
     const Mask rest = lanes_between(0, columns - x);
     store_or_zeros(rest, to + x, entries(x, rest));
@@ -241,7 +249,7 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     float *even = to + Column::before(0), *odd = to + phase + Column::before(1);
     int64_t x = 0;
     for (; x + 2 * kMaskLanes <= columns; x += 2 * kMaskLanes, even += kMaskLanes, odd += kMaskLanes) {
-      const Vector<float> left = entries(x, all_lanes()), right = entries(x + kMaskLanes, all_lanes());
+      const Vector<float> left = whole(x), right = whole(x + kMaskLanes);
       store(even, every_second<0>(left, right));
       store(odd, every_second<1>(left, right));
     }
@@ -254,8 +262,8 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
   }
 }
 
-// Rows first..last of keys or values, less the position code where there is one, times a factor: [rows][D][pitch] with zeros
-// around. Channel by channel: rows of one channel follow each other in memory.
+// Rows first..last of keys or values, less the position code where there is one, times a factor: [rows][D][pitch], zeros
+// around them included. Channel by channel: rows of one channel follow each other in memory.
 template <int K, int S>
 inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, float factor, int64_t first, int64_t last,
                         float* to) {

@@ -49,19 +49,19 @@ inline void transform_rows(const GroupConvolution& c, const TransformedRows& row
   for (int64_t i = 0; i < rows.pieces; ++i, from += c.x.strides[2], to += rows.pitch) {
     const float* at[kTransforms];
     for (int64_t j = 0; j < kTransforms; ++j) at[j] = y + j < 1 || y + j > last ? zeros : from + (y + j - 1) * row;
-    const auto vector = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
-
+    const auto vector = [&](int64_t x, auto read_from) __attribute__((always_inline)) {
       Vector<float> read[kTransforms];
       ACMIX_UNROLL
-      for (int j = 0; j < kTransforms; ++j) read[j] = load_lanes(own, at[j] + x);
+      for (int j = 0; j < kTransforms; ++j) read[j] = read_from(at[j] + x);
       store(to + x, read[0] - read[2]);
       store(to + transform + x, read[1] + read[2]);
       store(to + 2 * transform + x, read[2] - read[1]);
       store(to + 3 * transform + x, read[1] - read[3]);
     };
     int64_t x = 0;
-    for (; x + kMaskLanes <= c.columns; x += kMaskLanes) vector(x, all_lanes());
-    if (x < c.columns) vector(x, lanes_between(0, c.columns - x));
+    for (; x + kMaskLanes <= c.columns; x += kMaskLanes) vector(x, [](const float* of) { return load(of); });
+    const Mask rest = lanes_between(0, c.columns - x);
+    if (x < c.columns) vector(x, [&](const float* of) { return load_lanes(rest, of); });
   }
 }
 

@@ -272,7 +272,7 @@ ACMIX_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) /
 // 2^x for x <= 0 to about one unit in the last place: 2^n times a polynomial on [-1/2, 1/2], of degree 6, fitted to the
 // smallest largest relative error (1.3e-8). Below 2^-100, zero: products with such weights would be subnormal numbers,
 // which take a hundred times as long. Several at a time, step by step: none waits for its own last step.
-template <int N>
+template <int64_t N>
 ACMIX_INLINE void powers_of_two(Vector<float>* x) {
   using V = Vector<float>;
   using I = Lanes<float>::Integer;
@@ -302,10 +302,13 @@ ACMIX_INLINE void powers_of_two(Vector<float>* x) {
 }
 
 // float64 is for checks, not for speed.
-template <int N>
+template <int64_t N>
 ACMIX_INLINE void powers_of_two(Vector<double>* x) {
+  ACMIX_UNROLL
   for (int i = 0; i < N; ++i) {
-    for (int64_t lane = 0; lane < Lanes<double>::count; ++lane) x[i][lane] = ::exp2(x[i][lane]);
+    Vector<double> power = x[i];
+    for (int64_t lane = 0; lane < Lanes<double>::count; ++lane) power[lane] = ::exp2(power[lane]);
+    x[i] = power;
   }
 }
 

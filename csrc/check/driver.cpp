@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "../joint_work.h"
 #include "calls.h"
 
 namespace acmix::ACMIX_ISA {
@@ -16,7 +17,7 @@ namespace {
 
 const Kernels& kernels = acmix::ACMIX_ISA::kernels;
 
-enum class Order { at_once, mixed, threads, rows };
+enum class Order { at_once, mixed, threads, joint, rows };
 
 struct Run {
   const char* name;
@@ -30,6 +31,7 @@ constexpr Run kRuns[] = {{"before a guard page", Place::before_guard, Order::at_
                          {"on the heap", Place::heap, Order::at_once},
                          {"a few units at a time", Place::heap, Order::mixed},
                          {"in threads", Place::heap, Order::threads},
+                         {"by a thread that others help", Place::heap, Order::joint},
                          {"some rows after the others", Place::heap, Order::rows}};
 
 struct Range {
@@ -47,10 +49,27 @@ std::vector<Range> mixed_ranges(int64_t units) {
   return ranges;
 }
 
+// One thread's work, and two that help it until it is done.
+template <class Call>
+void jointly(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
+  JointWork work;
+  std::atomic<bool> done{false};
+  std::vector<std::thread> helpers;
+  for (int i = 0; i < 2; ++i) {
+    helpers.emplace_back([&] {
+      while (!done) work.help();
+    });
+  }
+  work.run(call, units, kernel, true);
+  done = true;
+  for (std::thread& helper : helpers) helper.join();
+}
+
 template <class Call>
 void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
   if (units == 0) return;
   if (order == Order::at_once || order == Order::rows) return kernel(call, 0, units);
+  if (order == Order::joint) return jointly(call, units, kernel);
   const std::vector<Range> ranges = mixed_ranges(units);
   if (order == Order::mixed) {
     for (const Range& range : ranges) kernel(call, range.first, range.last);
