@@ -11,37 +11,43 @@ namespace acmix {
 class Crew {
  public:
   Crew() = default;
-  Crew(JointWork& own, const std::atomic<int64_t>& next, int64_t images) : own_(&own), next_(&next), images_(images) {}
+  Crew(JointWork& own, const std::atomic<int64_t>& next, int64_t images, int64_t threads)
+      : own_(&own), next_(&next), images_(images), threads_(threads) {}
 
   bool is_all() const { return own_ == nullptr; }
 
   template <class Call>
   void run(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) const {
     if (is_all()) in_parallel(call, units, kernel);
-    else own_->run(call, units, kernel, *next_ >= images_);
+    else own_->run(call, units, kernel, *next_ >= images_ ? threads_ : 1);
   }
 
  private:
   JointWork* own_ = nullptr;
   const std::atomic<int64_t>* next_ = nullptr;
-  int64_t images_ = 0;
+  int64_t images_ = 0, threads_ = 0;
 };
 
-// Calls body(crew, number of a thread, first image) for all images, `together` at a time.
+// Calls body(crew, slot, first image) for all images, `together` at a time. Threads that have images number their slots.
 template <class F>
 void by_images(int64_t threads, int64_t images, int64_t together, const F& body) {
-  std::atomic<int64_t> next{0}, busy{0};
-  const std::unique_ptr<JointWork[]> works(new JointWork[static_cast<size_t>(threads)]);
+  std::atomic<int64_t> next{0}, busy{0}, slots{0};
+  const auto count = static_cast<size_t>(threads);
+  const std::unique_ptr<JointWork[]> works(new JointWork[count]);
   torch::stable::parallel_for(0, threads, 1, [&](int64_t number, int64_t) {
     {
       const Counted working(busy);
-      const Crew crew(works[static_cast<size_t>(number)], next, images);
-      for (int64_t first; (first = next.fetch_add(together)) < images;) body(crew, number, first);
+      const Crew crew(works[static_cast<size_t>(number)], next, images, threads);
+      int64_t slot = -1;
+      for (int64_t first; (first = next.fetch_add(together)) < images;) {
+        if (slot < 0) slot = slots.fetch_add(1);
+        body(crew, slot, first);
+      }
     }
     // A thread that has not begun yet will find no image: nobody waits for it.
     while (busy > 0) {
       bool any = false;
-      for (int64_t other = 0; other < threads; ++other) any = works[static_cast<size_t>(other)].help() || any;
+      for (size_t other = 0; other < count; ++other) any = works[other].help() || any;
       if (!any) std::this_thread::yield();
     }
   });

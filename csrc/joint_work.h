@@ -16,14 +16,21 @@ struct Counted {
   Counted& operator=(const Counted&) = delete;
 };
 
+// How many units a thread takes of those that are left to some. Where others use the machine too, one thread is often faster
+// than the next, and equal parts would let it wait.
+inline int64_t part_of(int64_t left, int64_t threads) {
+  const int64_t size = left * 2 / (3 * threads);
+  return size > 1 ? size : 1;
+}
+
 // What one thread is about: units of a call, which others may take from as long as it is open.
 class alignas(64) JointWork {
  public:
-  // All units of a call; done when this returns. Where others have nothing else to do, in parts that they can share.
+  // All units of a call; done when this returns. In parts that so many threads can share, if there are more than one.
   template <class Call>
-  void run(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t), bool others_are_free) {
-    if (!others_are_free) return kernel(call, 0, units);
-    call_ = &call, kernel_ = reinterpret_cast<void (*)()>(kernel), units_ = units;
+  void run(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t), int64_t threads) {
+    if (threads == 1) return kernel(call, 0, units);
+    call_ = &call, kernel_ = reinterpret_cast<void (*)()>(kernel), units_ = units, threads_ = threads;
     take_ = [](const JointWork& work, int64_t first, int64_t last) {
       reinterpret_cast<void (*)(const Call&, int64_t, int64_t)>(work.kernel_)(*static_cast<const Call*>(work.call_), first, last);
     };
@@ -50,11 +57,11 @@ class alignas(64) JointWork {
     }
   };
 
-  // Half of what is left at a time: few parts, since each costs its own scratch memory, and small ones in the end.
+  // Large parts at first and small ones in the end: each costs its own scratch memory, and nobody shall wait long.
   bool take_parts() {
     bool any = false;
     for (int64_t first = next_; first < units_;) {
-      const int64_t size = (units_ - first + 1) / 2;
+      const int64_t size = part_of(units_ - first, threads_);
       if (!next_.compare_exchange_weak(first, first + size)) continue;
       take_(*this, first, first + size);
       any = true;
@@ -66,7 +73,7 @@ class alignas(64) JointWork {
   const void* call_ = nullptr;
   void (*kernel_)() = nullptr;
   void (*take_)(const JointWork&, int64_t first, int64_t last) = nullptr;
-  int64_t units_ = 0;
+  int64_t units_ = 0, threads_ = 0;
   std::atomic<int64_t> next_{0};
   std::atomic<int> visitors_{0};
   std::atomic<bool> open_{false};

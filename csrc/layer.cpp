@@ -86,16 +86,15 @@ struct Forward {
   }
 };
 
-// `together` images at a time. With `chunks` > 1 the batch is cut into as many parts and each thread goes through all
-// stages of its own: what it writes is in its own cache when it reads it. `projected` holds the whole batch, or what all
-// chunks need at a time, and is then used again and again; or fewer rows than a map has, of one image for each chunk. `code`
-// is memory for the position code.
+// `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
+// in its own cache when it reads it. `projected` holds the whole batch, or what all threads with images need at a time, and is
+// then used again and again; or fewer rows than a map has, of one image for each of them. `code` is memory for the position code.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
                    const std::optional<Tensor> grid, const std::optional<Tensor> fc, const std::optional<Tensor> fc_rate,
                    const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, Tensor code,
-                   int64_t heads, int64_t window, int64_t stride, int64_t dilation, double scale, int64_t chunks, int64_t together) {
+                   int64_t heads, int64_t window, int64_t stride, int64_t dilation, double scale, int64_t threads, int64_t together) {
   const Sizes whole = sizes_of(x, out, heads);
   const int64_t batch = whole.batch, capacity = projected.size(4), image = 3 * whole.channels() * capacity * whole.columns;
   require(out, "out", batch * whole.channels() * whole.outputs());
@@ -114,11 +113,12 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   const bool keeps = projected.size(0) == batch && capacity == whole.height;
   const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
   STD_TORCH_CHECK(capacity == whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
-  STD_TORCH_CHECK(keeps || projected.size(0) >= chunks * together, "acmix_cpu: too few images in projected");
+  const int64_t slots = std::min(threads, (batch + together - 1) / together);
+  STD_TORCH_CHECK(keeps || projected.size(0) >= slots * together, "acmix_cpu: too few images in projected");
   const auto images_from = [&](const Crew& crew, int64_t number, int64_t first) {
     forward(set, crew, first, std::min(together, batch - first), kept + (keeps ? first : number * together) * image);
   };
-  if (chunks > 1) return by_images(chunks, batch, together, images_from);
+  if (threads > 1) return by_images(threads, batch, together, images_from);
   for (int64_t first = 0; first < batch; first += together) images_from(Crew(), 0, first);
 }
 
@@ -129,7 +129,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
   m.def("layer_forward(Tensor x, Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, "
         "Tensor? value_bias, Tensor? position_weight, Tensor? position_bias, Tensor? grid, Tensor? fc, Tensor? fc_rate, "
         "Tensor? shift, Tensor? rate, Tensor(a!) out, Tensor(b!) projected, Tensor(c!) code, int heads, int window, int stride, int dilation, "
-        "float scale, int chunks, int together) -> ()");
+        "float scale, int threads, int together) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CPU, m) { m.impl("layer_forward", TORCH_BOX(&acmix::layer_forward)); }

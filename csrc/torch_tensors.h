@@ -5,8 +5,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <atomic>
 
+#include "joint_work.h"
 #include "problem.h"
 
 namespace acmix {
@@ -28,8 +28,7 @@ inline View view_of(const Tensor& x) {
   return view;
 }
 
-// Calls body(first, last) until all of 0..count is done. Threads take large parts at first and small ones in the end: where
-// others use the machine too, one is often faster than the other, and equal parts would let it wait.
+// Calls body(first, last) until all of 0..count is done. Threads take large parts at first and small ones in the end.
 template <class F>
 void in_parts(int64_t count, const F& body) {
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
@@ -38,7 +37,7 @@ void in_parts(int64_t count, const F& body) {
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t first = next.load(), size; first < count; first = next.load()) {
-      size = std::max<int64_t>(1, (count - first) * 2 / (3 * threads));
+      size = part_of(count - first, threads);
       if (next.compare_exchange_strong(first, first + size)) body(first, first + size);
     }
   });

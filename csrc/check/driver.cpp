@@ -60,7 +60,7 @@ void jointly(const Call& call, int64_t units, void (*kernel)(const Call&, int64_
       while (!done) work.help();
     });
   }
-  work.run(call, units, kernel, true);
+  work.run(call, units, kernel, 3);
   done = true;
   for (std::thread& helper : helpers) helper.join();
 }

@@ -3,8 +3,11 @@
 import sys
 
 import pytest
+import torch
 
+from acmix import ACmix
 from acmix.ops.impl.cpu.layer import _shares
+from fast_backends import native
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,29 @@ def test_no_thread_waits_for_a_block_that_is_left_over(
     assert _shares(batch, 100) == (threads, expected)
 
 
-def test_an_odd_image_goes_to_all_threads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch", "image", "expected"), [(1, 100, (2, 1)), (3, 100, (2, 2)), (3, 2**23, (1, 1))])
+def test_threads_without_images_help_with_all_but_large_ones(
+    batch: int, image: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    assert _shares(1, 100) == (1, 1)
+    assert _shares(batch, image) == expected
+
+
+@native
+@pytest.mark.parametrize("batch", range(1, 8))
+@pytest.mark.parametrize("channels", [8, 64])
+def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: int, channels: int) -> None:
+    layer, x = ACmix(channels, channels), torch.randn(batch, channels, 20, 20)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                found.append(layer(x))
+            torch.autograd.backward(layer(x).square().sum())
+            found.append(layer.query.weight.grad)
+            layer.zero_grad()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], out) for out in found[2::2])
+    assert all(torch.equal(found[1], grad) for grad in found[3::2])

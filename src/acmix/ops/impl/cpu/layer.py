@@ -43,16 +43,16 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     channels, stride = inputs.query.shape[0], window.stride
     out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
     shape = _projected_shape(inputs, window, 1)
-    chunks, together = _shares(batch, x.element_size() * math.prod(shape))
+    threads, together = _shares(batch, x.element_size() * math.prod(shape))
     if keep:
         projected = kept_memory(x, (batch, *shape[1:]))
     else:
         kernel = 0 if inputs.shift_weight is None else inputs.shift_weight.shape[3]
-        rows = height if together > 1 else _rows(shape, chunks, window, kernel)
-        images = min(batch, chunks * together)
-        projected = scratch("projected", (images, *shape[1:4], rows, width))
+        slots = min(threads, -(-batch // together))
+        rows = height if together > 1 else _rows(shape, slots, window, kernel)
+        projected = scratch("projected", (slots * together, *shape[1:4], rows, width))
     code = _code(inputs, shape)
-    torch.ops.acmix_cpu.layer_forward(*inputs, out, projected, code, *window, inputs.scale(window), chunks, together)
+    torch.ops.acmix_cpu.layer_forward(*inputs, out, projected, code, *window, inputs.scale(window), threads, together)
     return out, projected if keep else None
 
 
@@ -62,19 +62,22 @@ def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:
 
 
 def _shares(batch: int, image: int) -> tuple[int, int]:
-    """Chunks of the batch, one for each thread or one for all together, and how many images are computed at a time."""
+    """How many threads take images of their own, or 1 where all share each, and how many images are computed at a time.
+
+    Threads that find no more images help the others, stage by stage, with whole maps but not with strips of large ones.
+    """
     threads = torch.get_num_threads()
-    if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads):
+    if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads or image <= _STRIP_BYTES):
         share = -(-batch // threads)
         most = max(1, min(share, _THREAD_BYTES // image))
         return threads, -(-share // -(-share // most))  # equal parts of a share
     return 1, max(1, min(batch, _FORWARD_BYTES // image))
 
 
-def _rows(shape: tuple[int, ...], chunks: int, window: LayerWindow, kernel_conv: int) -> int:
-    """Rows of q, k and v that each chunk has at a time: all of a map, or some of a large one."""
+def _rows(shape: tuple[int, ...], slots: int, window: LayerWindow, kernel_conv: int) -> int:
+    """Rows of q, k and v that each slot has at a time: all of a map, or some of a large one."""
     height, threads = shape[4], torch.get_num_threads()
-    room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // chunks
+    room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // slots
     reach = max(window.kernel_size, kernel_conv) // 2 * window.dilation
     return min(height, max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride))
 
