@@ -9,7 +9,6 @@ namespace acmix::ACMIX_ISA {
 constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegisters == 32 ? 3 : 2;
 constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: its two operands stay in the first cache
 constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; with kDepth rows they stay in the second cache
-constexpr int64_t kRowBytes = kRegisters == 32 ? INT64_MAX : 24 * 1024;  // of a weight that goes through all tiles before the next ones: in the first cache
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kThreads = 4;                     // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;                   // that are asked for before they are packed: each is on a page of its own
@@ -238,14 +237,10 @@ inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
     for (int64_t start = 0, depth; start < p.depth; start += depth) {
       depth = least(kDepth, p.depth - start);
       pack_columns(p, tiles, count, start, depth, packed);
-      const int64_t together = kRowBytes / (4 * depth * kTileRows) * kTileRows;
-      for (int64_t from = top, to; from < bottom; from = to) {
-        to = least(bottom, from + (together > kTileRows ? together : kTileRows));
-        for (int64_t t = 0; t < count; ++t) {
-          const float* const columns = packed + t * depth * wide;
-          if (p.transposed) multiply_columns<true>(p, rows, from, to, tiles[t], columns, start, depth);
-          else multiply_columns<false>(p, rows, from, to, tiles[t], columns, start, depth);
-        }
+      for (int64_t t = 0; t < count; ++t) {
+        const float* const columns = packed + t * depth * wide;
+        if (p.transposed) multiply_columns<true>(p, rows, top, bottom, tiles[t], columns, start, depth);
+        else multiply_columns<false>(p, rows, top, bottom, tiles[t], columns, start, depth);
       }
     }
   }
