@@ -234,7 +234,7 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     return (less == nullptr ? load(from + x) : load(from + x) - load(less + x)) * factor;
   };
   using Column = WindowColumn<K, S>;
-  for (int64_t p = 0; p < S; ++p) {  // the rest of the first and last vectors of each phase is written below
+  for (int64_t p = 0; p < S; ++p) {  // of whose vectors whole ones are written below
     store(to + p * phase, Vector<float>{});
     store(to + (p + 1) * phase - kMaskLanes, Vector<float>{});
   }
@@ -244,7 +244,7 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, whole(x));
     if (x == columns) return;
     const Mask rest = lanes_between(0, columns - x);
-    store_or_zeros(rest, to + x, entries(x, rest));
+    store(to + x, entries(x, rest));
   } else {
     float *even = to + Column::before(0), *odd = to + phase + Column::before(1);
     int64_t x = 0;
@@ -257,8 +257,8 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     const int64_t rest = columns - x;
     const Vector<float> left = entries(x, lanes_between(0, rest));
     const Vector<float> right = entries(x + kMaskLanes, lanes_between(0, rest - kMaskLanes));
-    store_or_zeros(lanes_between(0, (rest + 1) / 2), even, every_second<0>(left, right));
-    store_or_zeros(lanes_between(0, rest / 2), odd, every_second<1>(left, right));
+    store(even, every_second<0>(left, right));
+    store(odd, every_second<1>(left, right));
   }
 }
 

@@ -65,60 +65,44 @@ inline void transform_rows(const GroupConvolution& c, const TransformedRows& row
   }
 }
 
-// NT transforms of kOutputs outputs and NV vectors of columns, to [NT][kOutputs][kPlaces] vectors; `from` is one column before
-// the first.
-template <int NT, int NV>
+// One transform of kOutputs outputs and NV vectors of columns, to [kOutputs][kPlaces] vectors; `from` is one column before the
+// first.
+template <int NV>
 ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* from, const float* weights, float* to) {
-  const int64_t transform = rows.transform(), kernels = rows.pieces * 3 * kOutputs;
-  Vector<float> sums[NT][kOutputs][NV];
+  Vector<float> sums[kOutputs][NV];
   ACMIX_UNROLL
-  for (int t = 0; t < NT; ++t) {
+  for (int o = 0; o < kOutputs; ++o) {
     ACMIX_UNROLL
-    for (int o = 0; o < kOutputs; ++o) {
-      ACMIX_UNROLL
-      for (int v = 0; v < NV; ++v) sums[t][o][v] = Vector<float>{};
-    }
+    for (int v = 0; v < NV; ++v) sums[o][v] = Vector<float>{};
   }
   for (int64_t i = 0; i < rows.pieces; ++i, from += rows.pitch) {
     ACMIX_UNROLL
     for (int kx = 0; kx < 3; ++kx, weights += kOutputs) {
+      Vector<float> taps[NV];
       ACMIX_UNROLL
-      for (int t = 0; t < NT; ++t) {
-        Vector<float> taps[NV];
+      for (int v = 0; v < NV; ++v) taps[v] = load_once(from + kx + v * kMaskLanes);
+      ACMIX_UNROLL
+      for (int o = 0; o < kOutputs; ++o) {
+        const Vector<float> weight = splat(weights[o]);
         ACMIX_UNROLL
-        for (int v = 0; v < NV; ++v) taps[v] = load_once(from + t * transform + kx + v * kMaskLanes);
-        ACMIX_UNROLL
-        for (int o = 0; o < kOutputs; ++o) {
-          const Vector<float> weight = splat(weights[t * kernels + o]);
-          ACMIX_UNROLL
-          for (int v = 0; v < NV; ++v) sums[t][o][v] += weight * taps[v];
-        }
+        for (int v = 0; v < NV; ++v) sums[o][v] += weight * taps[v];
       }
     }
   }
   ACMIX_UNROLL
-  for (int t = 0; t < NT; ++t) {
+  for (int o = 0; o < kOutputs; ++o) {
     ACMIX_UNROLL
-    for (int o = 0; o < kOutputs; ++o) {
-      ACMIX_UNROLL
-      for (int v = 0; v < NV; ++v) store(to + ((t * kOutputs + o) * kPlaces + v) * kMaskLanes, sums[t][o][v]);
-    }
+    for (int v = 0; v < NV; ++v) store(to + (o * kPlaces + v) * kMaskLanes, sums[o][v]);
   }
 }
 
-// All transforms of some vectors of columns: [kTransforms][kOutputs][kPlaces].
+// All transforms of two or three vectors of columns: [kTransforms][kOutputs][kPlaces].
 ACMIX_INLINE void multiply_all_transformed(const TransformedRows& rows, int64_t vectors, const float* from, const float* weights,
                                            float* to) {
-  const int64_t transform = rows.transform(), kernels = rows.pieces * 3 * kOutputs, products = kOutputs * kPlaces * kMaskLanes;
-  if (vectors == 1) {  // two transforms together: the sums of one are too few to keep the processor busy
-    for (int t = 0; t < kTransforms; t += 2) {
-      multiply_transformed<2, 1>(rows, from + t * transform, weights + t * kernels, to + t * products);
-    }
-    return;
-  }
-  for (int t = 0; t < kTransforms; ++t, from += transform, weights += kernels, to += products) {
-    if (vectors == 3) multiply_transformed<1, 3>(rows, from, weights, to);
-    else multiply_transformed<1, 2>(rows, from, weights, to);
+  const int64_t kernels = rows.pieces * 3 * kOutputs, products = kOutputs * kPlaces * kMaskLanes;
+  for (int t = 0; t < kTransforms; ++t, from += rows.transform(), weights += kernels, to += products) {
+    if (vectors == 3) multiply_transformed<3>(rows, from, weights, to);
+    else multiply_transformed<2>(rows, from, weights, to);
   }
 }
 
@@ -172,7 +156,7 @@ inline void convolution_forward_winograd(const GroupConvolution& c, int64_t firs
       transform_rows(c, rows, from, y, least(c.height, bottom + 1), zeros, transformed);
       for (int64_t o = 0; o < outputs; ++o) {
         for (int64_t v = 0, count; v < vectors; v += count) {
-          count = vectors - v == 4 ? 2 : least(vectors - v, kPlaces);
+          count = vectors - v == 4 ? 2 : least(vectors - v, kPlaces);  // never one: there are three vectors at least
           const int64_t x = v * kMaskLanes;
           multiply_all_transformed(rows, count, transformed + kMaskLanes - 1 + x, weights + o * kernels, result);
           float* const to = out + o * kOutputs * t[2] + y * t[3];

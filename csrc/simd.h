@@ -329,6 +329,9 @@ class Scratch {
   explicit Scratch(int64_t size, Holds holds = Holds::zeros)
       : size_(size + 2 * 64), memory_(static_cast<T*>(holds == Holds::zeros ? ::calloc(size_, sizeof(T)) : ::malloc(size_ * sizeof(T)))) {
     if (memory_ == nullptr) throw OutOfMemory();
+#ifdef ACMIX_POISON  // to see whether what is read was written
+    if (holds == Holds::anything) ::memset(static_cast<void*>(memory_), 0xff, static_cast<size_t>(size_) * sizeof(T));
+#endif
     next_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_) + 63) / 64 * 64);
   }
   ~Scratch() { ::free(memory_); }

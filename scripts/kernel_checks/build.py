@@ -95,7 +95,7 @@ def kernels_of(build: Build, instructions: InstructionSet) -> Path:
 
 
 def warned_flags(build: Build) -> list[str]:
-    return [*common_flags(build), "-Wall", "-Wextra", "-Wno-psabi"]
+    return [*common_flags(build), "-Wall", "-Wextra", "-Wno-psabi", "-DACMIX_POISON"]
 
 
 def emulated(flags: tuple[str, ...]) -> list[str | Path]:

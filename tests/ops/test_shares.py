@@ -49,3 +49,19 @@ def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: i
         torch.set_num_threads(before)
     assert all(torch.equal(found[0], out) for out in found[2::2])
     assert all(torch.equal(found[1], grad) for grad in found[3::2])
+
+
+@native
+def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number() -> None:
+    layer, x = ACmix(128, 128), torch.randn(4, 128, 28, 28)  # of more than 1 MB each, with q, k and v kept
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaf = x.clone().requires_grad_()
+            out = layer(leaf)
+            found.append([out, *torch.autograd.grad(out.sin().sum(), (leaf, *layer.parameters()))])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))

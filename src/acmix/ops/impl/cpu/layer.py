@@ -64,7 +64,7 @@ def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:
 def _shares(batch: int, image: int) -> tuple[int, int]:
     """How many threads take images of their own, or 1 where all share each, and how many images are computed at a time.
 
-    Threads that find no more images help the others, stage by stage, with whole maps but not with strips of large ones.
+    Threads that find no more images help the others, stage by stage. Large images that do not come out even are shared.
     """
     threads = torch.get_num_threads()
     if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads or image <= _STRIP_BYTES):
