@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Python compiles what is imported when it is: all of torch would take a minute.
+# Python compiles what is imported, when it is; pip would compile all of torch.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 RUN_DIR ?= runs/demo
 

@@ -114,7 +114,7 @@ ACMIX_INLINE void direct_gathers(const DirectTile<K, S>& t, const float* weights
 struct ForwardRows {
   Rows queries, keys, values;
   OutRows out;
-  float scale, rate;
+  float rate;
 };
 
 // The tile's queries: where they stand, if whole vectors of them do, or a copy. Vectors of 64 bytes, most of which lie across
@@ -131,7 +131,7 @@ ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of
     }
   }
   const TileRows left{copy, kMaskLanes, t.plan.call.width * kMaskLanes};
-  read_direct<S>(t, of.queries, kCuts ? of.scale : 1, copy, left.channel, left.row);
+  read_direct<S>(t, of.queries, 1, copy, left.channel, left.row);
   return left;
 }
 
@@ -163,9 +163,9 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
     const int64_t top = a.top + unit % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
-    const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, kCuts ? 1 : scale, first, last, packed_keys);
+    const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
     const Rows values = pack_direct(plan, Rows(a.v, batch, head), nothing, 1, first, last, packed_values);
-    const ForwardRows rows_of{Rows(a.q, batch, head), keys, values, OutRows(a.out, batch, head), scale, rate};
+    const ForwardRows rows_of{Rows(a.q, batch, head), keys, values, OutRows(a.out, batch, head), rate};
     // Down the columns: the next tile then finds most of its keys and values in the first cache.
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {
       DirectTile<K, S> t(plan, tile);

@@ -224,17 +224,16 @@ ACMIX_APART void read_direct(const DirectTile<K, S>& t, const Rows& from, float 
 template <int K, int S>
 ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, const float* ahead, int64_t columns, int64_t phase,
                            float* to) {
-  const auto entries = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
+  const auto entries = [&](int64_t x, auto read) __attribute__((always_inline)) {
     __builtin_prefetch(ahead + x);
-    const Vector<float> read = load_lanes(own, from + x);
-    return (less == nullptr ? read : read - load_lanes(own, less + x)) * factor;
+    return (less == nullptr ? read(from + x) : read(from + x) - read(less + x)) * factor;
   };
-  const auto whole = [&](int64_t x) __attribute__((always_inline)) {
-    __builtin_prefetch(ahead + x);
-    return (less == nullptr ? load(from + x) : load(from + x) - load(less + x)) * factor;
+  const auto whole = [&](int64_t x) __attribute__((always_inline)) { return entries(x, load<float>); };
+  const auto some = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
+    return entries(x, [&](const float* row) { return load_lanes(own, row); });
   };
   using Column = WindowColumn<K, S>;
-  for (int64_t p = 0; p < S; ++p) {  // of whose vectors whole ones are written below
+  for (int64_t p = 0; p < S; ++p) {  // what stands in the map is written over them
     store(to + p * phase, Vector<float>{});
     store(to + (p + 1) * phase - kMaskLanes, Vector<float>{});
   }
@@ -244,7 +243,7 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, whole(x));
     if (x == columns) return;
     const Mask rest = lanes_between(0, columns - x);
-    store(to + x, entries(x, rest));
+    store(to + x, some(x, rest));
   } else {
     float *even = to + Column::before(0), *odd = to + phase + Column::before(1);
     int64_t x = 0;
@@ -255,8 +254,8 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
     }
     if (x == columns) return;
     const int64_t rest = columns - x;
-    const Vector<float> left = entries(x, lanes_between(0, rest));
-    const Vector<float> right = entries(x + kMaskLanes, lanes_between(0, rest - kMaskLanes));
+    const Vector<float> left = some(x, lanes_between(0, rest));
+    const Vector<float> right = some(x + kMaskLanes, lanes_between(0, rest - kMaskLanes));
     store(even, every_second<0>(left, right));
     store(odd, every_second<1>(left, right));
   }

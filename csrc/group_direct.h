@@ -77,9 +77,7 @@ ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPl
   if (rows == kDirectRows) {
     if constexpr (NO == kOutputs && !kCuts) {
       const bool inner = !at.top && !at.bottom;
-      if constexpr (S == 2) {  // at a stride of 1 most maps that are wide have a kernel of their own
-        if (inner && at.whole) return convolve_direct<S, true, true, NO, kDirectRows>(c, at, from, weights, out);
-      }
+      if (inner && at.whole) return convolve_direct<S, true, true, NO, kDirectRows>(c, at, from, weights, out);
       if (inner) return convolve_direct<S, false, true, NO, kDirectRows>(c, at, from, weights, out);
     }
     return convolve_direct<S, false, false, NO, kDirectRows>(c, at, from, weights, out);

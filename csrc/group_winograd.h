@@ -4,7 +4,7 @@
 #pragma once
 #include "group_direct.h"
 
-#if defined(ACMIX_HAS_MASKS)
+#ifdef ACMIX_HAS_MASKS
 namespace acmix::ACMIX_ISA {
 
 constexpr bool kWinograd = kRegisters == 16;  // it was measured there alone

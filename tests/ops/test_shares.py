@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
 
 from acmix import ACmix
 from acmix.ops.impl.cpu.layer import _shares
@@ -31,6 +32,15 @@ def test_threads_without_images_help_with_all_but_large_ones(
     assert _shares(batch, image) == expected
 
 
+def answers(layer: ACmix, x: Tensor) -> list[Tensor]:
+    """What comes out without and with a graph, and all gradients."""
+    with torch.no_grad():
+        plain = layer(x)
+    leaf = x.clone().requires_grad_()
+    out = layer(leaf)
+    return [plain, out, *torch.autograd.grad(out.sin().sum(), (leaf, *layer.parameters()))]
+
+
 @native
 @pytest.mark.parametrize("batch", range(1, 8))
 @pytest.mark.parametrize("channels", [8, 64])
@@ -40,15 +50,11 @@ def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: i
     try:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
-            with torch.no_grad():
-                found.append(layer(x))
-            torch.autograd.backward(layer(x).square().sum())
-            found.append(layer.query.weight.grad)
-            layer.zero_grad()
+            found.append(answers(layer, x))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(found[0], out) for out in found[2::2])
-    assert all(torch.equal(found[1], grad) for grad in found[3::2])
+    for other in found[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
 
 
 @native
@@ -58,9 +64,7 @@ def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            leaf = x.clone().requires_grad_()
-            out = layer(leaf)
-            found.append([out, *torch.autograd.grad(out.sin().sum(), (leaf, *layer.parameters()))])
+            found.append(answers(layer, x))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

@@ -81,3 +81,19 @@ def test_a_map_of_any_place_in_memory_has_the_same_bits(instructions: str) -> No
             moved = room[offset : offset + pieces.numel()].view(pieces.shape)
             moved.copy_(pieces)
             assert torch.equal(expected, convolution_path(moved, fc, shift, form="composed", impl="cpu"))
+
+
+@pytest.mark.skipif("avx2" not in INSTRUCTION_SETS, reason="this processor has no AVX2")
+@pytest.mark.parametrize(
+    ("columns", "outputs", "by_pairs"), [(16, 4, False), (17, 4, True), (24, 5, False), (24, 8, True)]
+)
+def test_wide_maps_are_taken_by_pairs_of_rows(columns: int, outputs: int, by_pairs: bool) -> None:
+    pieces, fc, shift = made(outputs, (14, columns))
+    with using(FastBackend("cpu", "avx2")):
+        whole, less_one, less_two = (
+            convolution_path(pieces[..., rows:, :].contiguous(), fc, shift, form="composed", impl="cpu")
+            for rows in range(3)
+        )
+    # Sums of one row are the same wherever it stands; those of a pair change when another row is its partner.
+    assert torch.equal(whole[..., 1 + 2 :, :], less_one[..., 2:, :]) is not by_pairs
+    assert torch.equal(whole[..., 2 + 2 :, :], less_two[..., 2:, :])
