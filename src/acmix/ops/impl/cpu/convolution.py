@@ -6,9 +6,10 @@ Where the FC has a bias, the composed form gives it to one more piece, of ones: 
 import torch
 from torch import Tensor
 
+from acmix.ops.geometry import output_size
 from acmix.ops.impl import torch as portable
 from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
-from acmix.ops.layout import compute_dtype, empty_pieces, empty_pieces_output
+from acmix.ops.layout import compute_dtype, empty_pieces, empty_pieces_output, is_channels_last
 
 __all__ = ["convolution_path", "convolution_path_backward", "pull_back_composed"]
 
@@ -44,12 +45,33 @@ def pull_back_composed(grad: Tensor, fc: Tensor, shift_weight: Tensor) -> tuple[
 
 
 def _maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
-    """The FC: [B, D, P, H, W] -> [B, D, k * k, H, W]."""
-    mixed = torch.matmul(fc_weight.to(pieces.dtype), pieces.flatten(3))
+    """The FC: [B, D, P, H, W] -> [B, D, k * k, H, W], dense."""
+    weight, flat = fc_weight.to(pieces.dtype), pieces.flatten(3)
+    batch, groups, _, pixels = flat.shape
+    if is_channels_last(pieces):
+        # Image by image the product reads the pieces where they are; a batch of all images would be copied first.
+        mixed = flat.new_empty((batch, groups, weight.shape[0], pixels))
+        for image, maps_of in zip(flat, mixed, strict=True):
+            torch.bmm(weight.expand(groups, -1, -1), image, out=maps_of)
+    else:
+        mixed = torch.matmul(weight, flat)
     if fc_bias is not None:
-        mixed = mixed + fc_bias.to(pieces.dtype).unsqueeze(1)
+        mixed += fc_bias.to(pieces.dtype).unsqueeze(1)
     maps: Tensor = mixed.unflatten(3, pieces.shape[3:])
     return maps
+
+
+def _pull_back_maps(grad: Tensor, pieces: Tensor, fc_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the pieces and of the FC's weight from that of `_maps`' result, which is dense."""
+    weight = fc_weight.to(grad.dtype)
+    if is_channels_last(pieces):
+        last, of_pieces = (x.movedim((-2, -1), (1, 2)).contiguous() for x in (grad, pieces))
+        # Row by row of the maps: one long sum over all of them would round more.
+        grad_fc = torch.bmm(last.flatten(0, 1).flatten(1, 2).mT, of_pieces.flatten(0, 1).flatten(1, 2)).sum(0)
+        return torch.matmul(last, weight).movedim((1, 2), (-2, -1)), grad_fc
+    flat = grad.flatten(3)
+    grad_fc = torch.matmul(flat, pieces.flatten(3).mT).sum((0, 1))
+    return torch.matmul(weight.mT, flat).unflatten(3, pieces.shape[3:]), grad_fc
 
 
 def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
@@ -58,13 +80,17 @@ def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: in
         return portable.convolution_path(pieces, weights, stride, dilation, form)
     stride = bounded_stride(pieces, stride)
     fc_weight, shift_weight, fc_bias = _widened(weights)
-    out = empty_pieces_output(pieces, shift_weight.shape[0], stride)
-    rows = out.unflatten(1, (pieces.shape[1], -1))
+    channels, groups = shift_weight.shape[0], pieces.shape[1]
     if form == "composed":
+        out = empty_pieces_output(pieces, channels, stride)
+        rows = out.unflatten(1, (groups, -1))
         kernels, ones = _compose(_with_bias(fc_weight, fc_bias), shift_weight), fc_bias is not None
         torch.ops.acmix_cpu.convolution_forward(pieces, kernels, rows, stride, dilation, ones)
     else:
         maps = _maps(pieces, fc_weight, fc_bias)
+        height, width = (output_size(size, stride) for size in pieces.shape[3:])
+        out = pieces.new_empty((len(pieces), channels, height, width))  # dense, as the maps are
+        rows = out.unflatten(1, (groups, -1))
         torch.ops.acmix_cpu.convolution_forward(maps, shift_weight.contiguous(), rows, stride, dilation, False)
     return out
 
@@ -93,12 +119,10 @@ def convolution_path_backward(
         maps = _maps(pieces, fc_weight, fc_bias)
         grad_maps, grad_shift = torch.empty_like(maps), torch.empty_like(shift_weight.contiguous())
         torch.ops.acmix_cpu.convolution_backward(
-            rows, maps, shift_weight.contiguous(), grad_maps, grad_shift, stride, dilation, False
+            rows.contiguous(), maps, shift_weight.contiguous(), grad_maps, grad_shift, stride, dilation, False
         )
-        flat = grad_maps.flatten(3)
-        grad_pieces = torch.matmul(fc_weight.to(flat.dtype).mT, flat).unflatten(3, pieces.shape[3:])
-        grad_fc = torch.matmul(flat, pieces.flatten(3).mT).sum((0, 1))
-        grad_bias = None if fc_bias is None else flat.sum((0, 1, 3))
+        grad_pieces, grad_fc = _pull_back_maps(grad_maps, pieces, fc_weight)
+        grad_bias = None if fc_bias is None else grad_maps.sum((3, 4)).sum((0, 1))
     original, shift_dtype = weights[0].dtype, weights[1].dtype
     return (
         grad_pieces,

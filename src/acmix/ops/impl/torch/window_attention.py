@@ -56,7 +56,7 @@ def window_attention_graph(
     q, k, v = _split(_padded(qkv, outside, windows), windows).to(compute_dtype(qkv.dtype)).unbind(0)
     grid = windows.grid(qkv)
     attended = F.dropout(_weights(q, k, bias, windows, grid), dropout) @ v
-    out = _merge(attended.unsqueeze(0), windows, grid).transpose(3, 4).flatten(3)
+    out = _merge([attended], windows, grid).transpose(3, 4).flatten(3)
     return out[:, : qkv.shape[1], : qkv.shape[2]].to(qkv.dtype).contiguous()
 
 
@@ -68,19 +68,21 @@ def window_attention_backward(
     padded = _padded(qkv, outside, windows)
     q, k, v = _split(padded, windows).to(wide).unbind(0)
     grid, scale = windows.grid(qkv), q.shape[-1] ** -0.5
-    weights = _weights(q, k, bias, windows, grid)
+    q = q * scale  # keys and queries are smaller than what their products are
+    weights = torch.softmax(q @ k.mT + _masked(bias, windows, grid).to(wide), -1)
     # [B, H, W, N * D] as the values' windows lie.
     grad = grad.to(wide).unflatten(3, (v.shape[2], v.shape[4])).transpose(3, 4)
     grad_out = _split(_padded(grad, None, windows), windows, 1)[0]
-    grad_weights = grad_out @ v.mT
-    grad_logits = weights * (grad_weights - (grad_weights * weights).sum(-1, keepdim=True))
-    grads = torch.stack([grad_logits @ k * scale, grad_logits.mT @ q * scale, weights.mT @ grad_out])
-    grad_padded = _merge(grads, windows, grid).to(qkv.dtype)
+    grad_logits = torch.ops.aten._softmax_backward_data(grad_out @ v.mT, weights, -1, wide)
+    grads = grad_logits @ (k * scale), grad_logits.mT @ q, weights.mT @ grad_out
+    grad_padded = _merge([x.to(qkv.dtype) for x in grads], windows, grid)
     height, width = qkv.shape[1:3]
     grad_qkv = grad_padded[:, :height, :width].contiguous()
     grad_bias = grad_logits.sum((0, 1)).to(bias.dtype)
     if outside is None:
         return grad_qkv, grad_bias, None
+    if grad_padded.shape == qkv.shape:  # no window stands out
+        return grad_qkv, grad_bias, torch.zeros_like(outside)
     return grad_qkv, grad_bias, (grad_padded * _is_outside(qkv, windows)).sum((0, 1, 2)).to(outside.dtype)
 
 
@@ -115,10 +117,10 @@ def _split(x: Tensor, windows: Windows, parts: int = 3) -> Tensor:
     return x.permute(6, 0, 1, 3, 7, 2, 4, 5).flatten(5, 6).flatten(2, 3)
 
 
-def _merge(x: Tensor, windows: Windows, grid: Pair) -> Tensor:
-    """[parts, B, windows, N, K * K, D] -> [B, H, W, D, parts * N]."""
-    x = x.unflatten(4, windows.size).unflatten(2, grid).permute(1, 2, 5, 3, 6, 7, 0, 4)
-    return x.flatten(6, 7).flatten(3, 4).flatten(1, 2)
+def _merge(parts: list[Tensor], windows: Windows, grid: Pair) -> Tensor:
+    """Some [B, windows, N, K * K, D] -> [B, H, W, D, parts * N]."""
+    maps = [x.unflatten(3, windows.size).unflatten(1, grid).permute(0, 1, 4, 2, 5, 6, 3) for x in parts]
+    return torch.cat(maps, 6).flatten(3, 4).flatten(1, 2)
 
 
 def _masked(bias: Tensor, windows: Windows, grid: Pair) -> Tensor:
