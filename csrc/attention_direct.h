@@ -135,46 +135,91 @@ ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of
   return left;
 }
 
-template <int ROWS, int K, int S>
-ACMIX_INLINE void direct_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights) {
-  const TileRows left = left_rows(t, of, queries);
-  direct_scores<ROWS>(t, t.plan.logits, left, of.keys, weights);
-  Vector<float> factors[ROWS];
-  for (int64_t r = 0; r < ROWS; ++r) factors[r] = of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes);
-  direct_gathers<ROWS>(t, weights, of.values, factors, of.out.from(t.y, t.tile * kMaskLanes));
+// Calls body(number of rows, tile) for all tiles of some rows. Down the columns: the next tile then finds most of its keys and
+// values in the first cache.
+template <int ROWS>
+struct RowCount {
+  static constexpr int value = ROWS;
+};
+
+template <int K, int S, class F>
+ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64_t bottom, F body) {
+  for (int64_t tile = 0; tile < plan.tiles; ++tile) {
+    DirectTile<K, S> t(plan, tile);
+    for (t.y = top; t.y < bottom; t.y += t.rows) {
+      t.rows = least(kGroup, bottom - t.y);
+      if (t.rows == 1) body(RowCount<1>{}, t);
+      else if (t.rows == 2) body(RowCount<2>{}, t);
+      else body(RowCount<3>{}, t);
+    }
+  }
 }
 
+// Weights without their sums, and by what the products with values are multiplied.
+template <int ROWS, int K, int S>
+ACMIX_INLINE void direct_weights(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights, float* factors) {
+  const TileRows left = left_rows(t, of, queries);
+  direct_scores<ROWS>(t, t.plan.logits, left, of.keys, weights);
+  for (int64_t r = 0; r < ROWS; ++r) {
+    store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes));
+  }
+}
+
+template <int ROWS, int K, int S>
+ACMIX_INLINE void direct_outputs(const DirectTile<K, S>& t, const ForwardRows& of, const float* weights, const float* factors) {
+  Vector<float> of_rows[ROWS];
+  ACMIX_UNROLL
+  for (int r = 0; r < ROWS; ++r) of_rows[r] = load(factors + r * kMaskLanes);
+  direct_gathers<ROWS>(t, weights, of.values, of_rows, of.out.from(t.y, t.tile * kMaskLanes));
+}
+
+// At a stride there are many keys for few queries: the weights of all tiles of a unit take less memory than its values, which
+// then stand where its keys stood.
 template <int K, int S>
 void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t last_unit) {
-  constexpr int64_t lanes = kMaskLanes;
+  constexpr int64_t lanes = kMaskLanes, tile_weights = kGroup * K * K * lanes, tile_factors = kGroup * lanes;
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
-  const int64_t packed_size = least((unit_rows - 1) * S + K, a.height) * plan.row;
+  const int64_t packed_rows = least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row;
+  const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + kGroup - 1) / kGroup);  // tiles
   using Memory = Scratch<float>;
-  Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kGroup * K * K * lanes) + 2 * Memory::size_of(packed_size),
+  Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
+                     (S == 1 ? 2 : 1) * Memory::size_of(packed_size),
                  Holds::anything);
   float* const queries = scratch.take(kGroup * a.width * lanes);
-  float* const weights = scratch.take(kGroup * K * K * lanes);
+  float* const weights = scratch.take(kept * tile_weights);
+  float* const factors = scratch.take(kept * tile_factors);
   float* const packed_keys = scratch.take(packed_size);
-  float* const packed_values = scratch.take(packed_size);
+  float* const packed_values = S == 1 ? scratch.take(packed_size) : packed_keys;
+  clear_borders(plan, packed_rows, packed_keys);
+  if (S == 1) clear_borders(plan, packed_rows, packed_values);
   const Rows code(a.position, 0, 0), nothing(nullptr, 0, 0);
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t head = unit / blocks % a.heads, batch = unit / blocks / a.heads;
     const int64_t top = a.top + unit % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
-    const Rows keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
-    const Rows values = pack_direct(plan, Rows(a.v, batch, head), nothing, 1, first, last, packed_values);
-    const ForwardRows rows_of{Rows(a.q, batch, head), keys, values, OutRows(a.out, batch, head), rate};
-    // Down the columns: the next tile then finds most of its keys and values in the first cache.
-    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
-      DirectTile<K, S> t(plan, tile);
-      for (t.y = top; t.y < bottom; t.y += t.rows) {
-        t.rows = least(kGroup, bottom - t.y);
-        if (t.rows == 1) direct_rows<1>(t, rows_of, queries, weights);
-        else if (t.rows == 2) direct_rows<2>(t, rows_of, queries, weights);
-        else direct_rows<3>(t, rows_of, queries, weights);
-      }
+    ForwardRows of{Rows(a.q, batch, head), nothing, nothing, OutRows(a.out, batch, head), rate};
+    const auto pack_values = [&] { of.values = pack_direct(plan, Rows(a.v, batch, head), nothing, 1, first, last, packed_values); };
+    of.keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
+    if constexpr (S == 1) {
+      pack_values();
+      for_each_tile(plan, top, bottom, [&](auto rows, const DirectTile<K, S>& t) __attribute__((always_inline)) {
+        direct_weights<decltype(rows)::value>(t, of, queries, weights, factors);
+        direct_outputs<decltype(rows)::value>(t, of, weights, factors);
+      });
+    } else {
+      int64_t tile = 0;
+      for_each_tile(plan, top, bottom, [&](auto rows, const DirectTile<K, S>& t) __attribute__((always_inline)) {
+        direct_weights<decltype(rows)::value>(t, of, queries, weights + tile * tile_weights, factors + tile * tile_factors);
+        ++tile;
+      });
+      pack_values();
+      tile = 0;
+      for_each_tile(plan, top, bottom, [&](auto rows, const DirectTile<K, S>& t) __attribute__((always_inline)) {
+        direct_outputs<decltype(rows)::value>(t, of, weights + tile * tile_weights, factors + tile * tile_factors);
+        ++tile;
+      });
     }
   }
 }

@@ -197,72 +197,127 @@ ACMIX_INLINE void for_each_direct_row(const DirectTile<K, S>& t, F body) {
   }
 }
 
-// Columns from x on, S apart; zeros in lanes that are not `own`.
-template <int S>
-ACMIX_INLINE Vector<float> read_apart(const float* row, int64_t x, int64_t columns, Mask own) {
-  if (S == 1) return load_lanes(own, row + x);
-  const Vector<float> left = load_lanes(lanes_between(0, columns - S * x), row + S * x);
-  const Vector<float> right = load_lanes(lanes_between(0, columns - S * x - kMaskLanes), row + S * x + kMaskLanes);
-  return every_second<0>(left, right);
-}
+// A tile's columns of a row, STEP apart; zeros in lanes that are none.
+template <int STEP>
+struct ColumnsApart {
+  static constexpr int parts = STEP;  // vectors that are read
+  Mask masks[parts];
+  bool whole;
+
+  ColumnsApart(int64_t first, int64_t columns) : whole(first + parts * kMaskLanes <= columns) {
+    for (int i = 0; i < parts; ++i) masks[i] = lanes_between(0, columns - first - i * kMaskLanes);
+  }
+
+  ACMIX_INLINE Vector<float> read(const float* from) const {
+    return whole ? of([&](int i) { return load(from + i * kMaskLanes); })
+                 : of([&](int i) { return load_lanes(masks[i], from + i * kMaskLanes); });
+  }
+
+ private:
+  template <class F>
+  ACMIX_INLINE Vector<float> of(F part) const {
+    if constexpr (STEP == 1) return part(0);
+    else return every_second<0>(part(0), part(1));
+  }
+};
 
 // Rows of the tile, STEP apart in the map, times a factor; zeros in lanes that are none.
 template <int STEP, int K, int S>
 ACMIX_APART void read_direct(const DirectTile<K, S>& t, const Rows& from, float factor, float* to, int64_t channel, int64_t row) {
-  const int64_t width = t.plan.call.width, x = t.tile * kMaskLanes;
-  const int64_t columns = STEP == S ? t.plan.call.columns : t.plan.call.out_columns;
+  const int64_t width = t.plan.call.width, x = STEP * t.tile * kMaskLanes;
+  const ColumnsApart<STEP> columns(x, STEP == S ? t.plan.call.columns : t.plan.call.out_columns);
   for (int64_t d = 0; d < width; ++d) {
-    for (int64_t r = 0; r < t.rows; ++r) {
-      const float* line = from.data + (t.y + r) * STEP * from.row + d * from.channel;
-      __builtin_prefetch(line + kGroup * STEP * from.row + STEP * x + kMaskLanes / 2);  // of the tile below
-      store(to + r * row + d * channel, read_apart<STEP>(line, x, columns, t.own) * factor);
+    const float* line = from.data + t.y * STEP * from.row + d * from.channel + x;
+    for (int64_t r = 0; r < t.rows; ++r, line += STEP * from.row) {
+      __builtin_prefetch(line + kGroup * STEP * from.row + kMaskLanes / 2);  // of the tile below
+      store(to + r * row + d * channel, columns.read(line) * factor);
     }
   }
 }
 
-// One row's columns, less others where there are any, times a factor, to a packed row; `ahead` is asked for.
+// Zeros where a packed row shows what is beyond the map; its columns are written over some of them. Rows that are packed there
+// one after the other leave them.
+template <int S>
+ACMIX_INLINE void clear_borders(int64_t phase, float* to) {
+  for (int64_t p = 0; p < S; ++p, to += phase) {
+    store(to, Vector<float>{});
+    store(to + phase - 2 * kMaskLanes, Vector<float>{});
+    store(to + phase - kMaskLanes, Vector<float>{});
+  }
+}
+
+// Entries of a row, from functions that give a vector of them from an entry on, or the same of those that are in a mask; `ahead`
+// is asked for. The last whole vector ends with the row: some entries come twice.
+template <class W, class P>
+ACMIX_INLINE void pack_in_order(const float* ahead, int64_t count, W whole, P some, float* to) {
+  constexpr int64_t lanes = kMaskLanes, line = 64 / sizeof(float);
+  int64_t x = 0;
+  for (; x + line <= count; x += line) {
+    __builtin_prefetch(ahead + x);
+    ACMIX_UNROLL
+    for (int64_t v = 0; v < line; v += lanes) store(to + x + v, whole(x + v));
+  }
+  __builtin_prefetch(ahead + x);
+  for (; x + lanes <= count; x += lanes) store(to + x, whole(x));
+  if (x == count) return;
+  if (count < lanes) store(to, some(0, lanes_between(0, count)));
+  else store(to + count - lanes, whole(count - lanes));
+}
+
+// The same with even entries to one place and odd ones to another; `entry` gives one alone.
+template <class W, class P, class E>
+ACMIX_INLINE void pack_by_parity(const float* ahead, int64_t count, W whole, P some, E entry, float* even, float* odd) {
+  constexpr int64_t lanes = kMaskLanes, line = 64 / sizeof(float);
+  const auto put = [&](int64_t x, auto read) __attribute__((always_inline)) {
+    const Parities both = parities(read(x), read(x + lanes));
+    store(even + x / 2, both.even);
+    store(odd + x / 2, both.odd);
+  };
+  int64_t x = 0;
+  for (; x + 2 * lanes <= count; x += 2 * lanes) {
+    for (int64_t v = 0; v < 2 * lanes; v += line) __builtin_prefetch(ahead + x + v);
+    put(x, whole);
+  }
+  __builtin_prefetch(ahead + x);
+  if (x == count) return;
+  if (count < 2 * lanes) return put(0, [&](int64_t c) { return some(c, lanes_between(0, count - c)); });
+  if (x + 1 < count) put(count / 2 * 2 - 2 * lanes, whole);
+  if (count % 2 != 0) even[count / 2] = entry(count - 1);
+}
+
+template <int K, int S, class W, class P, class E>
+ACMIX_INLINE void pack_entries(const float* ahead, int64_t columns, int64_t phase, W whole, P some, E entry, float* to) {
+  using Column = WindowColumn<K, S>;
+  if constexpr (S == 1) pack_in_order(ahead, columns, whole, some, to + Column::before(0));
+  else pack_by_parity(ahead, columns, whole, some, entry, to + Column::before(0), to + phase + Column::before(1));
+}
+
+// One row of keys or values, less the position code where there is one, times a factor, to memory with clear borders.
 template <int K, int S>
 ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, const float* ahead, int64_t columns, int64_t phase,
                            float* to) {
-  const auto entries = [&](int64_t x, auto read) __attribute__((always_inline)) {
-    __builtin_prefetch(ahead + x);
-    return (less == nullptr ? read(from + x) : read(from + x) - read(less + x)) * factor;
-  };
-  const auto whole = [&](int64_t x) __attribute__((always_inline)) { return entries(x, load<float>); };
-  const auto some = [&](int64_t x, const Mask& own) __attribute__((always_inline)) {
-    return entries(x, [&](const float* row) { return load_lanes(own, row); });
-  };
-  using Column = WindowColumn<K, S>;
-  for (int64_t p = 0; p < S; ++p) {  // what stands in the map is written over them
-    store(to + p * phase, Vector<float>{});
-    store(to + (p + 1) * phase - kMaskLanes, Vector<float>{});
-  }
-  if constexpr (S == 1) {
-    to += Column::before(0);
-    int64_t x = 0;
-    for (; x + kMaskLanes <= columns; x += kMaskLanes) store(to + x, whole(x));
-    if (x == columns) return;
-    const Mask rest = lanes_between(0, columns - x);
-    store(to + x, some(x, rest));
+  if (less == nullptr) {
+    pack_entries<K, S>(
+        ahead, columns, phase, [&](int64_t x) { return load(from + x) * factor; },
+        [&](int64_t x, const Mask& own) { return load_lanes(own, from + x) * factor; }, [&](int64_t x) { return from[x] * factor; }, to);
   } else {
-    float *even = to + Column::before(0), *odd = to + phase + Column::before(1);
-    int64_t x = 0;
-    for (; x + 2 * kMaskLanes <= columns; x += 2 * kMaskLanes, even += kMaskLanes, odd += kMaskLanes) {
-      const Vector<float> left = whole(x), right = whole(x + kMaskLanes);
-      store(even, every_second<0>(left, right));
-      store(odd, every_second<1>(left, right));
-    }
-    if (x == columns) return;
-    const int64_t rest = columns - x;
-    const Vector<float> left = some(x, lanes_between(0, rest));
-    const Vector<float> right = some(x + kMaskLanes, lanes_between(0, rest - kMaskLanes));
-    store(even, every_second<0>(left, right));
-    store(odd, every_second<1>(left, right));
+    pack_entries<K, S>(
+        ahead, columns, phase, [&](int64_t x) { return (load(from + x) - load(less + x)) * factor; },
+        [&](int64_t x, const Mask& own) { return (load_lanes(own, from + x) - load_lanes(own, less + x)) * factor; },
+        [&](int64_t x) { return (from[x] - less[x]) * factor; }, to);
   }
 }
 
-// Rows first..last of keys or values, less the position code where there is one, times a factor: [rows][D][pitch], zeros
-// around them included. Channel by channel: rows of one channel follow each other in memory.
+// Where so many rows of keys or values will be packed.
+template <int K, int S>
+inline void clear_borders(const DirectPlan<K, S>& plan, int64_t rows, float* to) {
+  for (int64_t y = 0; y < rows; ++y) {
+    for (int64_t d = 0; d < plan.call.width; ++d) clear_borders<S>(plan.phase, to + y * plan.row + d * plan.pitch);
+  }
+}
+
+// Rows first..last of keys or values, less the position code where there is one, times a factor: [rows][D][pitch], in memory with
+// clear borders. Channel by channel: rows of one channel follow each other in memory.
 template <int K, int S>
 inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, float factor, int64_t first, int64_t last,
                         float* to) {

@@ -4,6 +4,7 @@
 #include "attention_forward.h"
 #include "grid_sums.h"
 #include "group_gradients_direct.h"
+#include "group_strided.h"
 #include "group_winograd.h"
 #include "mixing.h"
 #include "product.h"
@@ -106,7 +107,9 @@ void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t
     if (convolves_by_winograd(c)) return convolution_forward_winograd(c, first, last);
   }
   if (convolves_directly(c)) {
-    return c.stride == 1 ? convolution_forward_direct<1>(c, first, last) : convolution_forward_direct<2>(c, first, last);
+    if (c.stride == 1) return convolution_forward_direct<1>(c, first, last);
+    if constexpr (kStridedRows) return convolution_forward_strided(c, first, last);
+    else return convolution_forward_direct<2>(c, first, last);
   }
 #endif
   if (c.x.dtype == Dtype::float64) return ACMIX_FLOAT64::float64_kernels.convolution_forward(c, first, last);

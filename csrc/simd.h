@@ -167,6 +167,19 @@ ACMIX_INLINE Vector<float> every_second(Vector<float> a, Vector<float> b) {
 #endif
 }
 
+// Both at once.
+struct Parities {
+  Vector<float> even, odd;
+};
+ACMIX_INLINE Parities parities(Vector<float> a, Vector<float> b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const Vector<float> first = _mm256_permute2f128_ps(a, b, 0x20), second = _mm256_permute2f128_ps(a, b, 0x31);
+  return {_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd)};
+#else
+  return {every_second<0>(a, b), every_second<1>(a, b)};
+#endif
+}
+
 // In groups of 2 H lanes: the sums of the halves of a group of `a` in its first half, of `b` in its second.
 template <int H>
 ACMIX_INLINE Vector<float> sums_of_halves(Vector<float> a, Vector<float> b) {
