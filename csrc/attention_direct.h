@@ -135,13 +135,13 @@ ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of
   return left;
 }
 
-// Calls body(number of rows, tile) for all tiles of some rows. Down the columns: the next tile then finds most of its keys and
-// values in the first cache.
 template <int ROWS>
 struct RowCount {
   static constexpr int value = ROWS;
 };
 
+// Calls body(number of rows, tile) for all tiles of some rows. Down the columns: the next tile then finds most of its keys and
+// values in the first cache.
 template <int K, int S, class F>
 ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64_t bottom, F body) {
   for (int64_t tile = 0; tile < plan.tiles; ++tile) {
@@ -173,8 +173,8 @@ ACMIX_INLINE void direct_outputs(const DirectTile<K, S>& t, const ForwardRows& o
   direct_gathers<ROWS>(t, weights, of.values, of_rows, of.out.from(t.y, t.tile * kMaskLanes));
 }
 
-// At a stride there are many keys for few queries: the weights of all tiles of a unit take less memory than its values, which
-// then stand where its keys stood.
+// At a stride there are many keys for few queries: unless heads are narrow, the weights of all tiles of a unit take less memory
+// than its values, which then stand where its keys stood.
 template <int K, int S>
 void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t lanes = kMaskLanes, tile_weights = kGroup * K * K * lanes, tile_factors = kGroup * lanes;

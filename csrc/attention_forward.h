@@ -4,7 +4,7 @@
 
 namespace acmix::ACMIX_ISA {
 
-constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: they are to stay in the second cache
+constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: what is in use is to stay in the second cache
 
 // Output rows of a unit: as many as have their keys and values in the cache, in blocks of equal size. They depend on
 // the shape alone, and so do the results.

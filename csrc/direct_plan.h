@@ -1,4 +1,5 @@
-// Dense rows of float32 for window attention with masks: what is the same for all heads and images, and how rows are packed.
+// Dense rows of float32 for window attention with masks: what is the same for all heads and images, and how rows are packed,
+// also those of the convolution path at a stride of two.
 #pragma once
 #include "attention_forward.h"
 #include "masks.h"

@@ -64,7 +64,7 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
     ACMIX_UNROLL
     for (int r = 0; r < NR; ++r) {
       float* to = out + o * channel + r * out_row;
-      const Vector<float> sum = S == 1 ? sums[r][o] : reordered(sums[r][o]);
+      const Vector<float> sum = sums[r][o];
       store_lanes(at.own, to, c.adds ? load_lanes(at.own, to) + sum : sum);
     }
   }

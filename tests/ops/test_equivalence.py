@@ -118,6 +118,7 @@ def assert_attention_equals_the_reference(case: tuple[list[Tensor], dict[str, in
     kernel=st.sampled_from([1, 3, 5]),
     spacing=st.tuples(st.integers(1, 4), st.integers(1, 3)),
     bias=st.booleans(),
+    channels_last=st.booleans(),
 )
 def test_convolution_path_equals_the_reference_in_both_forms(
     backend: FastBackend,
@@ -126,6 +127,7 @@ def test_convolution_path_equals_the_reference_in_both_forms(
     kernel: int,
     spacing: tuple[int, int],
     bias: bool,
+    channels_last: bool,
 ) -> None:
     pieces, outputs = maps
     generator = torch.Generator().manual_seed(1)
@@ -135,10 +137,13 @@ def test_convolution_path_equals_the_reference_in_both_forms(
     expected = convolution_path(*tensors, impl="reference", **options)
     grad = torch.cos(torch.arange(expected.numel(), dtype=torch.float64)).reshape(expected.shape)
     wanted = torch.autograd.grad(expected, tensors, grad)
+    given_pieces = tensors[0]
+    if channels_last:
+        given_pieces = given_pieces.movedim((3, 4), (1, 2)).contiguous().movedim((1, 2), (3, 4))
     for form in ("composed", "two_step"):
         with using(backend) as impl:
-            actual = convolution_path(*tensors, impl=impl, form=form, **options)
-            gradients = torch.autograd.grad(actual, tensors, grad)
+            actual = convolution_path(given_pieces, *tensors[1:], impl=impl, form=form, **options)
+            gradients = torch.autograd.grad(actual, tensors, grad, retain_graph=True)
         close(actual, expected)
         for got, want in zip(gradients, wanted, strict=True):
             close(got, want)

@@ -36,6 +36,12 @@ def windows(shift: tuple[int, int], outside: bool) -> tuple[Any, ...]:
     return randn(2, 5, 4, 3, 6), randn(2, 6, 6, seed=1), randn(3, 6, seed=2) if outside else None, 2, 3, *shift
 
 
+def whole_windows() -> tuple[Any, ...]:
+    """None stands out over the map, and what would be there lies in memory as a layer's bias does."""
+    outside = randn(6, 3, seed=2).detach().T.requires_grad_()
+    return randn(2, 4, 6, 3, 6), randn(2, 6, 6, seed=1), outside, 2, 3, 1, 1
+
+
 def the_map(*shape: int, channels_last: bool) -> Tensor:
     x = randn(*shape).detach()
     return (x.to(memory_format=torch.channels_last) if channels_last else x).requires_grad_()
@@ -84,6 +90,7 @@ CASES: dict[OpName, dict[str, Callable[[], tuple[Any, ...]]]] = {
     "window_attention": {
         "windows": lambda: windows((0, 0), False),
         "shifted windows": lambda: windows((1, 1), True),
+        "whole windows": whole_windows,
     },
     "neighbourhood_aggregate": {"contiguous": lambda: aggregate(False), "channels_last": lambda: aggregate(True)},
     "neighbourhood_project": {"contiguous": lambda: project(False), "channels_last": lambda: project(True)},

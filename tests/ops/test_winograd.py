@@ -57,15 +57,19 @@ def test_errors_are_a_few_roundings_of_what_an_output_sees(
 @every_instruction_set
 @pytest.mark.parametrize("what", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("size", [(8, 24), (9, 17), (5, 56)], ids=str)
-def test_what_is_no_number_stays_where_it_is_seen(instructions: str, what: float, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_is_no_number_stays_where_it_is_seen(
+    instructions: str, what: float, size: tuple[int, int], stride: int
+) -> None:
     pieces, fc, shift = made(4, size)
     with using(FastBackend("cpu", instructions)):
         for y, x in [(0, 0), (1, 16), (size[0] - 1, size[1] - 1), (size[0] // 2, 9)]:
             spoilt = pieces.clone()
             spoilt[1, 2, 7, y, x] = what
-            out = convolution_path(spoilt, fc, shift, form="composed", impl="cpu")
-            seen = torch.zeros(size, dtype=torch.bool)
-            seen[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
+            out = convolution_path(spoilt, fc, shift, stride=stride, form="composed", impl="cpu")
+            rows = (torch.arange(out.shape[2]) * stride - y).abs() <= 1
+            columns = (torch.arange(out.shape[3]) * stride - x).abs() <= 1
+            seen = rows.unsqueeze(1) & columns
             sees = torch.zeros(out.shape, dtype=torch.bool)
             sees[1, -4:] = seen  # the third group of the second image
             assert torch.equal(~out.isfinite(), sees)

@@ -82,7 +82,7 @@ def window_attention_backward(
     if outside is None:
         return grad_qkv, grad_bias, None
     if grad_padded.shape == qkv.shape:  # no window stands out
-        return grad_qkv, grad_bias, torch.zeros_like(outside)
+        return grad_qkv, grad_bias, outside.new_zeros(outside.shape)
     return grad_qkv, grad_bias, (grad_padded * _is_outside(qkv, windows)).sum((0, 1, 2)).to(outside.dtype)
 
 
