@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from acmix.ops.dispatch import BACKENDS, backend_reasons
 from acmix.ops.impl.layer_inputs import LayerInputs
@@ -129,9 +130,7 @@ def test_op(op: OpName, impl: str, case: str) -> None:
     torch.library.opcheck(getattr(OPS, op).default, (*CASES[op][case](), last))
 
 
-@pytest.mark.slow
-@EVERY
-def test_backward_op(op: OpName, impl: str, case: str) -> None:
+def backward_arguments(op: OpName, impl: str, case: str) -> tuple[Any, ...]:
     arguments = [x.detach() if isinstance(x, Tensor) else x for x in CASES[op][case]()]
     last: bool | str = impl
     if op == "layer":
@@ -142,4 +141,19 @@ def test_backward_op(op: OpName, impl: str, case: str) -> None:
     if op == "local_attention":  # its backward pass may read the output
         arguments[4:4], out = out, out[0]
     grad = randn(*out.shape, seed=5).to(out.dtype)
-    torch.library.opcheck(getattr(OPS, f"{op}_backward").default, (grad, *arguments, last), test_utils=STATIC)
+    return grad, *arguments, last
+
+
+@EVERY
+def test_gradients_lie_in_memory_as_the_fake_ones_do(op: OpName, impl: str, case: str) -> None:
+    backward, arguments = getattr(OPS, f"{op}_backward").default, backward_arguments(op, impl, case)
+    with FakeTensorMode() as mode:
+        fake = backward(*(mode.from_tensor(x) if isinstance(x, Tensor) else x for x in arguments))
+    assert [x.stride() for x in backward(*arguments)] == [x.stride() for x in fake]
+
+
+@pytest.mark.slow
+@EVERY
+def test_backward_op(op: OpName, impl: str, case: str) -> None:
+    arguments = backward_arguments(op, impl, case)
+    torch.library.opcheck(getattr(OPS, f"{op}_backward").default, arguments, test_utils=STATIC)
