@@ -158,6 +158,17 @@ inline int64_t convolution_blocks(const GroupConvolution& c) {
 
 inline int64_t convolution_forward_units(const GroupConvolution& c) { return c.groups * c.batch * convolution_blocks(c); }
 
+// Some output rows of a group of an image; group by group, whose kernels are arranged once.
+struct ConvolutionUnit {
+  int64_t group, batch, top, bottom;
+
+  ConvolutionUnit(const GroupConvolution& c, int64_t unit) {
+    const int64_t blocks = convolution_blocks(c);
+    group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
+    top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+  }
+};
+
 template <class T>
 void convolution_forward(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
   const GroupPlan plan(c, Lanes<T>::count);
@@ -169,11 +180,10 @@ void convolution_forward(const GroupConvolution& c, int64_t first_unit, int64_t 
   T* const packed = scratch.take(most_in);
   T* const result = scratch.take(most_out);
   const Walk walk{plan.inputs, c.kernel, plan.row.entries(), c.dilation * row_size, c.stride * row_size, plan.offsets};
-  const int64_t blocks = convolution_blocks(c);
   int64_t arranged = -1;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    const int64_t top = c.top + unit % blocks * kConvolutionRows, rows = least(kConvolutionRows, c.bottom - top);
+    const auto [group, batch, top, bottom] = ConvolutionUnit(c, unit);
+    const int64_t rows = bottom - top;
     if (group != arranged) arrange(static_cast<const T*>(c.weight) + group * size, c.outputs, plan.inputs, plan.taps(), weights);
     arranged = group;
     plan.pack(batch, group, top * c.stride, plan.rows_read(rows), packed);

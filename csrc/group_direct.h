@@ -91,13 +91,12 @@ ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPl
 
 template <int S>
 inline void convolution_forward_direct(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
-  const int64_t size = c.outputs * c.pieces * 9, blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
+  const int64_t size = c.outputs * c.pieces * 9, *s = c.x.strides, *t = c.out.strides;
   Scratch<float> scratch(Scratch<float>::size_of(size));
   float* const weights = scratch.take(size);
   int64_t arranged = -1;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    const int64_t top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+    const auto [group, batch, top, bottom] = ConvolutionUnit(c, unit);
     if (group != arranged) arrange(static_cast<const float*>(c.weight) + group * size, c.outputs, c.pieces, 9, weights);
     arranged = group;
     const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1] - s[3] - 1;

@@ -79,15 +79,14 @@ inline void pack_strided(const GroupConvolution& c, const float* from, int64_t y
 }
 
 inline void convolution_forward_strided(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
-  const int64_t size = c.outputs * c.pieces * 9, blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
+  const int64_t size = c.outputs * c.pieces * 9, *s = c.x.strides, *t = c.out.strides;
   const int64_t phase = round_up(c.out_columns, kMaskLanes) + kMaskLanes, band = c.pieces * (2 * kStridedTile + 1) * 2 * phase;
   Scratch<float> scratch(Scratch<float>::size_of(size) + Scratch<float>::size_of(band));
   float* const weights = scratch.take(size);
   float* const packed = scratch.take(band);
   int64_t arranged = -1;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    const int64_t top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+    const auto [group, batch, top, bottom] = ConvolutionUnit(c, unit);
     if (group != arranged) arrange(static_cast<const float*>(c.weight) + group * size, c.outputs, c.pieces, 9, weights);
     arranged = group;
     const float* const from = static_cast<const float*>(c.x.data) + batch * s[0] + group * s[1];

@@ -135,7 +135,7 @@ inline void convolution_forward_winograd(const GroupConvolution& c, int64_t firs
   const int64_t size = c.outputs * c.pieces * 9, kernels = kTransforms * c.pieces * 3 * kOutputs;
   const int64_t products = kTransforms * kOutputs * kPlaces * kMaskLanes;
   const int64_t outputs = c.outputs / kOutputs, vectors = (c.out_columns + kMaskLanes - 1) / kMaskLanes;
-  const int64_t blocks = convolution_blocks(c), *s = c.x.strides, *t = c.out.strides;
+  const int64_t *s = c.x.strides, *t = c.out.strides;
   using Memory = Scratch<float>;
   Memory scratch(Memory::size_of(rows.size()) + Memory::size_of(c.columns));
   Memory filled(Memory::size_of(size) + Memory::size_of(outputs * kernels) + Memory::size_of(products), Holds::anything);
@@ -143,8 +143,7 @@ inline void convolution_forward_winograd(const GroupConvolution& c, int64_t firs
   float *const arranged = filled.take(size), *const weights = filled.take(outputs * kernels), *const result = filled.take(products);
   int64_t ready = -1;
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const int64_t group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    const int64_t top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+    const auto [group, batch, top, bottom] = ConvolutionUnit(c, unit);
     if (group != ready) {
       arrange(static_cast<const float*>(c.weight) + group * size, c.outputs, c.pieces, 9, arranged);
       for (int64_t o = 0; o < outputs; ++o) transform_kernels(arranged + o * kOutputs * c.pieces * 9, c.pieces, weights + o * kernels);
