@@ -55,7 +55,7 @@ def window_attention_graph(
     """The same for torch.func and forward-mode differentiation, which torch's operator does not have for a bias."""
     q, k, v = _split(_padded(qkv, outside, windows), windows).to(compute_dtype(qkv.dtype)).unbind(0)
     grid = windows.grid(qkv)
-    attended = F.dropout(_weights(q, k, bias, windows, grid), dropout) @ v
+    attended = F.dropout(_weights(q * q.shape[-1] ** -0.5, k, bias, windows, grid), dropout) @ v
     out = _merge([attended], windows, grid).transpose(3, 4).flatten(3)
     return out[:, : qkv.shape[1], : qkv.shape[2]].to(qkv.dtype).contiguous()
 
@@ -69,7 +69,7 @@ def window_attention_backward(
     q, k, v = _split(padded, windows).to(wide).unbind(0)
     grid, scale = windows.grid(qkv), q.shape[-1] ** -0.5
     q = q * scale  # keys and queries are smaller than what their products are
-    weights = torch.softmax(q @ k.mT + _masked(bias, windows, grid).to(wide), -1)
+    weights = _weights(q, k, bias, windows, grid)
     # [B, H, W, N * D] as the values' windows lie.
     grad = grad.to(wide).unflatten(3, (v.shape[2], v.shape[4])).transpose(3, 4)
     grad_out = _split(_padded(grad, None, windows), windows, 1)[0]
@@ -87,8 +87,8 @@ def window_attention_backward(
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor, windows: Windows, grid: Pair) -> Tensor:
-    """[B, windows, N, K * K, K * K], of queries and keys [B, windows, N, K * K, D]."""
-    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + _masked(bias, windows, grid).to(q.dtype), -1)
+    """[B, windows, N, K * K, K * K], of scaled queries and keys [B, windows, N, K * K, D]."""
+    return torch.softmax(q @ k.mT + _masked(bias, windows, grid).to(q.dtype), -1)
 
 
 def _is_outside(x: Tensor, windows: Windows) -> Tensor:
