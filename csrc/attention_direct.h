@@ -42,14 +42,14 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const DirectBorder& bo
   }
 }
 
-// Of all rows of the tile with their windows: [kGroup][K * K][lanes].
+// Of all rows of the tile with their windows: [kTileGroup][K * K][lanes].
 template <int ROWS, int K, int S>
 ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const DirectBorder& border, const TileRows& left, const Rows& keys,
                                float* lines) {
   const int64_t x = t.tile * kMaskLanes;
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
-    constexpr int fitting = kRegisters == 32 || R1 - R0 == 1 ? K : (K + 1) / 2;
+    constexpr int fitting = (R1 - R0) * K < kRegisters - (R1 - R0) ? K : (K + 1) / 2;
     const float* const row = keys.data + key * keys.row + x;
     direct_score<R0, R1, 0, fitting>(t, border, left, row, keys.channel, key, lines);
     if constexpr (fitting < K) direct_score<R0, R1, fitting, K>(t, border, left, row, keys.channel, key, lines);
@@ -125,7 +125,7 @@ ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of
     if (t.own.last >= kMaskLanes) {
       const float* const from = of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes;
       for (int64_t d = 0; d < t.plan.call.width; ++d) {
-        for (int64_t r = 0; r < kGroup; ++r) __builtin_prefetch(from + d * of.queries.channel + (kGroup + r) * of.queries.row);
+        for (int64_t r = 0; r < kTileGroup; ++r) __builtin_prefetch(from + d * of.queries.channel + (kTileGroup + r) * of.queries.row);
       }
       return {from, of.queries.channel, of.queries.row};
     }
@@ -147,10 +147,24 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
   for (int64_t tile = 0; tile < plan.tiles; ++tile) {
     DirectTile<K, S> t(plan, tile);
     for (t.y = top; t.y < bottom; t.y += t.rows) {
-      t.rows = least(kGroup, bottom - t.y);
+      t.rows = least(kTileGroup, bottom - t.y);
       if (t.rows == 1) body(RowCount<1>{}, t);
       else if (t.rows == 2) body(RowCount<2>{}, t);
-      else body(RowCount<3>{}, t);
+      else if (t.rows == 3) body(RowCount<3>{}, t);
+      else if constexpr (kTileGroup == 4) body(RowCount<4>{}, t);
+    }
+  }
+}
+
+// Asks for the memory of a tile's outputs: it is far away when they are there, and cores wait for what they write to in the end.
+template <int ROWS, int K, int S>
+ACMIX_INLINE void ask_for_outputs(const DirectTile<K, S>& t, const OutRows& out) {
+  const float* to = out.data + t.y * out.row + t.tile * kMaskLanes;
+  for (int64_t d = 0; d < t.plan.call.width; ++d, to += out.channel) {
+    ACMIX_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+      __builtin_prefetch(to + r * out.row, 1);
+      __builtin_prefetch(to + r * out.row + kMaskLanes - 1, 1);
     }
   }
 }
@@ -159,6 +173,7 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
 template <int ROWS, int K, int S>
 ACMIX_INLINE void direct_weights(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights, float* factors) {
   const TileRows left = left_rows(t, of, queries);
+  ask_for_outputs<ROWS>(t, of.out);
   direct_scores<ROWS>(t, t.plan.logits, left, of.keys, weights);
   for (int64_t r = 0; r < ROWS; ++r) {
     store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes));
@@ -177,17 +192,17 @@ ACMIX_INLINE void direct_outputs(const DirectTile<K, S>& t, const ForwardRows& o
 // than its values, which then stand where its keys stood.
 template <int K, int S>
 void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t last_unit) {
-  constexpr int64_t lanes = kMaskLanes, tile_weights = kGroup * K * K * lanes, tile_factors = kGroup * lanes;
+  constexpr int64_t lanes = kMaskLanes, tile_weights = kTileGroup * K * K * lanes, tile_factors = kTileGroup * lanes;
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
   const int64_t packed_rows = least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row;
-  const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + kGroup - 1) / kGroup);  // tiles
+  const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + kTileGroup - 1) / kTileGroup);  // tiles
   using Memory = Scratch<float>;
-  Memory scratch(Memory::size_of(kGroup * a.width * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
+  Memory scratch(Memory::size_of(kTileGroup * a.width * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
                      (S == 1 ? 2 : 1) * Memory::size_of(packed_size),
                  Holds::anything);
-  float* const queries = scratch.take(kGroup * a.width * lanes);
+  float* const queries = scratch.take(kTileGroup * a.width * lanes);
   float* const weights = scratch.take(kept * tile_weights);
   float* const factors = scratch.take(kept * tile_factors);
   float* const packed_keys = scratch.take(packed_size);

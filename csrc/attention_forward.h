@@ -10,9 +10,9 @@ constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: wh
 // the shape alone, and so do the results.
 inline int64_t forward_rows(const Attention& a) {
   const int64_t row_bytes = 2 * a.width * (a.columns + (a.kernel - 1) * a.dilation) * 4;
-  const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / kGroup * kGroup;
+  const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / kTileGroup * kTileGroup;
   const int64_t most = fitting < 8 ? 8 : fitting, all = a.bottom - a.top, blocks = (all + most - 1) / most;
-  return round_up((all + blocks - 1) / blocks, kGroup);
+  return round_up((all + blocks - 1) / blocks, kTileGroup);
 }
 
 // Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.

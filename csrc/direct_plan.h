@@ -158,7 +158,7 @@ struct Sliding {
   }
 };
 
-// A tile of up to kGroup query rows and one vector of columns.
+// A tile of up to kTileGroup query rows and one vector of columns.
 template <int K, int S>
 struct DirectTile {
   const DirectPlan<K, S>& plan;
@@ -175,26 +175,16 @@ struct DirectTile {
   int64_t taps(int64_t r) const { return (plan.last_row(y + r) - plan.first_row(y + r) + 1) * K; }
 };
 
-// Calls body(rows of the tile that see it, key row) for all key rows of a tile of ROWS rows.
-template <int ROWS, int K, int S, class F>
-ACMIX_INLINE void for_each_direct_row(const DirectTile<K, S>& t, F body) {
-  const int64_t height = t.plan.call.height, above = t.y * S - K / 2, below = t.y * S + K / 2 + 1;
-  const auto between = [&](auto seeing, int64_t first, int64_t last) __attribute__((always_inline)) {
-    for (int64_t key = first < 0 ? 0 : first; key < least(last, height); ++key) body(seeing, key);
-  };
-  if constexpr (ROWS == 1) {
-    between(Seeing<0, 1>{}, above, below);
-  } else if constexpr (ROWS == 2) {
-    between(Seeing<0, 1>{}, above, above + S);
-    between(Seeing<0, 2>{}, above + S, below);
-    between(Seeing<1, 2>{}, below, below + S);
-  } else {
-    between(Seeing<0, 1>{}, above, above + S);
-    between(Seeing<0, 2>{}, above + S, least(above + 2 * S, below));
-    if constexpr (2 * S < K) between(Seeing<0, 3>{}, above + 2 * S, below);
-    else between(Seeing<1, 2>{}, below, above + 2 * S);
-    between(Seeing<1, 3>{}, 2 * S < K ? below : above + 2 * S, below + S);
-    between(Seeing<2, 3>{}, below + S, below + 2 * S);
+// Calls body(rows of the tile that see it, key row) for all key rows of a tile of ROWS rows, from the FROM'th on.
+template <int ROWS, int FROM = 0, int K, int S, class F>
+ACMIX_INLINE void for_each_direct_row(const DirectTile<K, S>& t, const F& body) {
+  if constexpr (FROM < (ROWS - 1) * S + K) {
+    constexpr int R0 = FROM < K ? 0 : (FROM - K) / S + 1, R1 = FROM / S + 1 < ROWS ? FROM / S + 1 : ROWS;
+    constexpr int leaves = R0 * S + K, enters = R1 < ROWS ? R1 * S : leaves;  // where another row begins or ends to see them
+    constexpr int next = leaves < enters ? leaves : enters;
+    const int64_t above = t.y * S - K / 2, last = least(above + next, t.plan.call.height);
+    for (int64_t key = above + FROM < 0 ? 0 : above + FROM; key < last; ++key) body(Seeing<R0, R1>{}, key);
+    for_each_direct_row<ROWS, next>(t, body);
   }
 }
 
@@ -230,7 +220,7 @@ ACMIX_APART void read_direct(const DirectTile<K, S>& t, const Rows& from, float 
   for (int64_t d = 0; d < width; ++d) {
     const float* line = from.data + t.y * STEP * from.row + d * from.channel + x;
     for (int64_t r = 0; r < t.rows; ++r, line += STEP * from.row) {
-      __builtin_prefetch(line + kGroup * STEP * from.row + kMaskLanes / 2);  // of the tile below
+      __builtin_prefetch(line + kTileGroup * STEP * from.row + kMaskLanes / 2);  // of the tile below
       store(to + r * row + d * channel, columns.read(line) * factor);
     }
   }

@@ -7,8 +7,8 @@
 #ifdef ACMIX_HAS_MASKS
 namespace acmix::ACMIX_ISA {
 
-constexpr bool kWinograd = kRegisters == 16;  // it was measured there alone
-constexpr int kTransforms = 4;                // transformed rows of two output rows
+constexpr int kTransforms = 4;  // transformed rows of two output rows
+constexpr int64_t kTransformedPlaces = kRegisters == 32 ? 4 : 3;  // vectors of columns in a register tile
 // Columns of a map: where they are fewer, transforms cost what they save; transformed rows of more would leave the second cache.
 constexpr int64_t kFewestColumns = 2 * kMaskLanes + 1, kMostColumns = 1024;
 
@@ -65,8 +65,30 @@ inline void transform_rows(const GroupConvolution& c, const TransformedRows& row
   }
 }
 
-// One transform of kOutputs outputs and NV vectors of columns, to [kOutputs][kPlaces] vectors; `from` is one column before the
-// first.
+// What the columns of a kernel row see of NV vectors of a transformed row, which begin at `from`. Vectors of 64 bytes across two
+// cache lines take long to read: those are cut from the vectors on both sides.
+template <int NV>
+struct TransformedColumns {
+  const float* from;
+  Vector<float> read[NV + 2];
+
+  ACMIX_INLINE explicit TransformedColumns(const float* from_) : from(from_) {
+    if constexpr (kCuts) {
+      ACMIX_UNROLL
+      for (int v = 0; v < NV + 2; ++v) read[v] = load_once(from + (v - 1) * kMaskLanes);
+    }
+  }
+
+  template <int KX>
+  ACMIX_INLINE Vector<float> vector(int v) const {
+    if constexpr (!kCuts) return load_once(from + KX - 1 + v * kMaskLanes);
+    else if constexpr (KX == 0) return lanes_from<kMaskLanes - 1>(read[v], read[v + 1]);
+    else if constexpr (KX == 1) return read[v + 1];
+    else return lanes_from<1>(read[v + 1], read[v + 2]);
+  }
+};
+
+// One transform of kOutputs outputs and NV vectors of columns from `from` on, to [kOutputs][kTransformedPlaces] vectors.
 template <int NV>
 ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* from, const float* weights, float* to) {
   Vector<float> sums[kOutputs][NV];
@@ -76,32 +98,37 @@ ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* 
     for (int v = 0; v < NV; ++v) sums[o][v] = Vector<float>{};
   }
   for (int64_t i = 0; i < rows.pieces; ++i, from += rows.pitch) {
-    ACMIX_UNROLL
-    for (int kx = 0; kx < 3; ++kx, weights += kOutputs) {
+    const TransformedColumns<NV> columns(from);
+    const auto each = [&](auto column) __attribute__((always_inline)) {
       Vector<float> taps[NV];
       ACMIX_UNROLL
-      for (int v = 0; v < NV; ++v) taps[v] = load_once(from + kx + v * kMaskLanes);
+      for (int v = 0; v < NV; ++v) taps[v] = columns.template vector<decltype(column)::value>(v);
       ACMIX_UNROLL
       for (int o = 0; o < kOutputs; ++o) {
         const Vector<float> weight = splat(weights[o]);
         ACMIX_UNROLL
         for (int v = 0; v < NV; ++v) sums[o][v] += weight * taps[v];
       }
-    }
+      weights += kOutputs;
+    };
+    each(KernelColumn<0>{});
+    each(KernelColumn<1>{});
+    each(KernelColumn<2>{});
   }
   ACMIX_UNROLL
   for (int o = 0; o < kOutputs; ++o) {
     ACMIX_UNROLL
-    for (int v = 0; v < NV; ++v) store(to + (o * kPlaces + v) * kMaskLanes, sums[o][v]);
+    for (int v = 0; v < NV; ++v) store(to + (o * kTransformedPlaces + v) * kMaskLanes, sums[o][v]);
   }
 }
 
-// All transforms of two or three vectors of columns: [kTransforms][kOutputs][kPlaces].
+// All transforms of some vectors of columns, two at least: [kTransforms][kOutputs][kTransformedPlaces].
 ACMIX_INLINE void multiply_all_transformed(const TransformedRows& rows, int64_t vectors, const float* from, const float* weights,
                                            float* to) {
-  const int64_t kernels = rows.pieces * 3 * kOutputs, products = kOutputs * kPlaces * kMaskLanes;
+  const int64_t kernels = rows.pieces * 3 * kOutputs, products = kOutputs * kTransformedPlaces * kMaskLanes;
   for (int t = 0; t < kTransforms; ++t, from += rows.transform(), weights += kernels, to += products) {
-    if (vectors == 3) multiply_transformed<3>(rows, from, weights, to);
+    if (vectors == kTransformedPlaces) multiply_transformed<kTransformedPlaces>(rows, from, weights, to);
+    else if (vectors == 3) multiply_transformed<3>(rows, from, weights, to);
     else multiply_transformed<2>(rows, from, weights, to);
   }
 }
@@ -109,11 +136,11 @@ ACMIX_INLINE void multiply_all_transformed(const TransformedRows& rows, int64_t 
 // What the transforms' products make of COUNT output rows, from column x on.
 template <int COUNT>
 ACMIX_INLINE void write_transformed(const GroupConvolution& c, const float* products, int64_t vectors, int64_t x, float* out) {
-  constexpr int64_t transform = kOutputs * kPlaces * kMaskLanes;
+  constexpr int64_t transform = kOutputs * kTransformedPlaces * kMaskLanes;
   for (int64_t v = 0; v < vectors; ++v, x += kMaskLanes, products += kMaskLanes) {
     const auto write = [&](auto add) __attribute__((always_inline)) {
       for (int64_t o = 0; o < kOutputs; ++o) {
-        const float* const from = products + o * kPlaces * kMaskLanes;
+        const float* const from = products + o * kTransformedPlaces * kMaskLanes;
         const Vector<float> both = load(from + transform), other = load(from + 2 * transform);
         float* const to = out + o * c.out.strides[2] + x;
         add(to, load(from) + (both + other));
@@ -133,7 +160,7 @@ ACMIX_INLINE void write_transformed(const GroupConvolution& c, const float* prod
 inline void convolution_forward_winograd(const GroupConvolution& c, int64_t first_unit, int64_t last_unit) {
   const TransformedRows rows(c);
   const int64_t size = c.outputs * c.pieces * 9, kernels = kTransforms * c.pieces * 3 * kOutputs;
-  const int64_t products = kTransforms * kOutputs * kPlaces * kMaskLanes;
+  const int64_t products = kTransforms * kOutputs * kTransformedPlaces * kMaskLanes;
   const int64_t outputs = c.outputs / kOutputs, vectors = (c.out_columns + kMaskLanes - 1) / kMaskLanes;
   const int64_t *s = c.x.strides, *t = c.out.strides;
   using Memory = Scratch<float>;
@@ -155,9 +182,10 @@ inline void convolution_forward_winograd(const GroupConvolution& c, int64_t firs
       transform_rows(c, rows, from, y, least(c.height, bottom + 1), zeros, transformed);
       for (int64_t o = 0; o < outputs; ++o) {
         for (int64_t v = 0, count; v < vectors; v += count) {
-          count = vectors - v == 4 ? 2 : least(vectors - v, kPlaces);  // never one: there are three vectors at least
+          const int64_t left = vectors - v;  // never one: there are three vectors at least
+          count = left == kTransformedPlaces + 1 ? kTransformedPlaces - 1 : least(left, kTransformedPlaces);
           const int64_t x = v * kMaskLanes;
-          multiply_all_transformed(rows, count, transformed + kMaskLanes - 1 + x, weights + o * kernels, result);
+          multiply_all_transformed(rows, count, transformed + kMaskLanes + x, weights + o * kernels, result);
           float* const to = out + o * kOutputs * t[2] + y * t[3];
           if (y + 1 < bottom) write_transformed<2>(c, result, count, x, to);
           else write_transformed<1>(c, result, count, x, to);

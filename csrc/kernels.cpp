@@ -103,9 +103,7 @@ void backward_entry(const Attention& a, int64_t first, int64_t last) {
 
 void convolution_forward_entry(const GroupConvolution& c, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
-  if constexpr (kWinograd) {
-    if (convolves_by_winograd(c)) return convolution_forward_winograd(c, first, last);
-  }
+  if (convolves_by_winograd(c)) return convolution_forward_winograd(c, first, last);
   if (convolves_directly(c)) {
     if (c.stride == 1) return convolution_forward_direct<1>(c, first, last);
     if constexpr (kStridedRows) return convolution_forward_strided(c, first, last);
