@@ -362,7 +362,7 @@ class DirectBackward {
 
 template <int K, int S>
 void attention_backward_direct(const Attention& a, int64_t first_unit, int64_t last_unit) {
-  DirectBackward<K, S> backward(a, forward_rows(a));
+  DirectBackward<K, S> backward(a, rows_of_unit(a, kGroup));
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const double grad_rate = backward.run(unit / a.heads, unit % a.heads);
     if (a.grad_rate != nullptr) static_cast<float*>(a.grad_rate)[unit] = static_cast<float>(grad_rate);

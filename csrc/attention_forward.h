@@ -6,14 +6,16 @@ namespace acmix::ACMIX_ISA {
 
 constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: what is in use is to stay in the second cache
 
-// Output rows of a unit: as many as have their keys and values in the cache, in blocks of equal size. They depend on
-// the shape alone, and so do the results.
-inline int64_t forward_rows(const Attention& a) {
+// Output rows of a unit: as many as have their keys and values in the cache, in blocks of equal size, of `group` rows each but
+// the last one. They depend on the shape alone, and so do the results.
+inline int64_t rows_of_unit(const Attention& a, int64_t group) {
   const int64_t row_bytes = 2 * a.width * (a.columns + (a.kernel - 1) * a.dilation) * 4;
-  const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / kTileGroup * kTileGroup;
+  const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / group * group;
   const int64_t most = fitting < 8 ? 8 : fitting, all = a.bottom - a.top, blocks = (all + most - 1) / most;
-  return round_up((all + blocks - 1) / blocks, kTileGroup);
+  return round_up((all + blocks - 1) / blocks, group);
 }
+
+inline int64_t forward_rows(const Attention& a) { return rows_of_unit(a, kTileGroup); }
 
 // Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.
 constexpr int64_t kChains = 4;

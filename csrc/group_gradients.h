@@ -1,7 +1,7 @@
 // The gradients of a convolution of many small groups: a unit is one group over the whole batch, so that the sums of
 // the kernels' gradients always run in one order.
 #pragma once
-#include "group_direct.h"
+#include "group_winograd.h"
 
 namespace acmix::ACMIX_ISA {
 
@@ -222,13 +222,14 @@ void turned_convolution(const GroupConvolution& c, int64_t first_group, int64_t 
   call.x = c.grad;
   call.out = c.grad_x;
   call.weight = turned;
-  const int64_t units = c.batch * convolution_blocks(call);
+  const int64_t units = c.batch * convolution_blocks(call), first = first_group * units, last = last_group * units;
 #ifdef ACMIX_HAS_MASKS
-  if (sizeof(T) == sizeof(float) && convolves_directly(call)) {
-    return convolution_forward_direct<1>(call, first_group * units, last_group * units);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (convolves_by_winograd(call)) return convolution_forward_winograd(call, first, last);
+    if (convolves_directly(call)) return convolution_forward_direct<1>(call, first, last);
   }
 #endif
-  convolution_forward<T>(call, first_group * units, last_group * units);
+  convolution_forward<T>(call, first, last);
 }
 
 template <class T>

@@ -11,14 +11,24 @@ inline bool convolves_back_directly(const GroupConvolution& c) {
   return c.kernel == 3 && c.stride <= 2 && c.dilation == 1 && !c.ones && dense(c.x) && dense(c.grad) && dense(c.grad_x);
 }
 
-// The gradient of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column and row. At a stride of
-// two lanes are in picked order and, where vectors are not cut from others, the right neighbours of all follow.
+// Output rows at a time, at most: those of one tile of columns, and what two inputs show to them, stay in the first cache.
+constexpr int64_t kGradRows = 64;
+
+// The gradient of some rows of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column and the map's
+// last row. At a stride of two lanes are in picked order and, where vectors are not cut from others, the right neighbours of all
+// follow.
 struct PackedGrads {
   float* data;
   int64_t tiles, rows, outputs;
 
   PackedGrads(const GroupConvolution& c, float* to)
-      : data(to), tiles((c.out_columns + kMaskLanes - 1) / kMaskLanes), rows(c.out_height), outputs(c.outputs) {}
+      : data(to), tiles((c.out_columns + kMaskLanes - 1) / kMaskLanes), rows(rows_of(c)), outputs(c.outputs) {}
+
+  // As many each time.
+  static int64_t rows_of(const GroupConvolution& c) {
+    const int64_t blocks = (c.out_height + kGradRows - 1) / kGradRows;
+    return blocks == 0 ? 0 : (c.out_height + blocks - 1) / blocks;
+  }
 
   int64_t size() const { return tiles * (rows + 1) * outputs * kMaskLanes; }
   ACMIX_INLINE float* at(int64_t tile, int64_t y, int64_t o) const {
@@ -85,11 +95,17 @@ ACMIX_INLINE void correlate_direct_outputs(const GroupConvolution& c, const Dire
 
 constexpr int kScattered = kRegisters == 32 ? 4 : 2;  // inputs at a time
 
-// At a stride of two: what NI inputs get in two rows, of which the even ones have one kernel row and the odd ones two, and
-// likewise columns. `weight` of the first input and output; `to` the even row, in which the tile begins.
 template <int NI>
-ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& grads, int64_t tile, int64_t y, const float* weight,
-                                float* to) {
+struct InputCount {
+  static constexpr int value = NI;
+};
+
+// At a stride of two: what NI inputs get in two rows, of which the even ones have one kernel row and the odd ones two, and
+// likewise columns. `y` of the packed rows, `rows` of the two that are in the map; `weight` of the first input and output; `to`
+// the even row, in which the tile begins.
+template <int NI>
+ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& grads, int64_t tile, int64_t y, int64_t rows,
+                                const float* weight, float* to) {
   Vector<float> sums[NI][2][2], below[NI];  // what odd rows and columns get from the row below apart: it is the longest chain
   ACMIX_UNROLL
   for (int i = 0; i < NI; ++i) {
@@ -129,7 +145,7 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
   }
   ACMIX_UNROLL
   for (int i = 0; i < NI; ++i) sums[i][1][1] += below[i];
-  const int64_t left = c.columns - 2 * tile * kMaskLanes, rows = least(2, c.height - 2 * y);
+  const int64_t left = c.columns - 2 * tile * kMaskLanes;
   const Mask masks[2] = {lanes_between(0, left), lanes_between(0, left - kMaskLanes)};
   const auto write = [&](int i, int64_t r, const Mask* own) __attribute__((always_inline)) {
     float* row = to + i * c.grad_x.strides[2] + r * c.grad_x.strides[3];
@@ -151,6 +167,11 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
   }
 }
 
+// Some output rows of a group of an image.
+struct GradPart {
+  int64_t group, batch, top, bottom;
+};
+
 // Of one group: the kernels' gradients and, at a stride of two, the inputs'.
 template <int S>
 class DirectGroupBackward {
@@ -168,9 +189,12 @@ class DirectGroupBackward {
     const float* weight = static_cast<const float*>(c_.weight) + group * size;
     ::memset(static_cast<void*>(sums_), 0, sums_size_ * sizeof(float));
     for (int64_t batch = 0; batch < c_.batch; ++batch) {
-      pack(batch, group);
-      correlate(batch, group);
-      if (S == 2) scatter(weight, batch, group);
+      for (int64_t top = 0; top < c_.out_height; top += grads_.rows) {
+        const GradPart part{group, batch, top, least(top + grads_.rows, c_.out_height)};
+        pack(part);
+        correlate(part);
+        if (S == 2) scatter(weight, part);
+      }
     }
     sums_of_lanes(sums_, size, totals_);
     float* to = static_cast<float*>(c_.grad_weight) + group * size;
@@ -190,60 +214,71 @@ class DirectGroupBackward {
   // Sums of one input and kernel row: [outputs][3][lanes].
   float* place(int64_t i, int64_t ky) const { return sums_ + (i * 3 + ky) * 3 * c_.outputs * lanes; }
 
-  void pack(int64_t batch, int64_t group) {
+  // At a stride of two with the row below.
+  void pack(const GradPart& part) {
     const int64_t* s = c_.grad.strides;
-    const float* const from = static_cast<const float*>(c_.grad.data) + batch * s[0] + group * s[1];
+    const float* const from = static_cast<const float*>(c_.grad.data) + part.batch * s[0] + part.group * s[1];
     for (int64_t tile = 0; tile < grads_.tiles; ++tile) {
       const int64_t columns = c_.out_columns - tile * lanes;
       const Mask own = lanes_between(0, columns), with_right = lanes_between(0, columns - 1);
-      for (int64_t y = 0; y < c_.out_height; ++y) {
+      for (int64_t y = part.top; y < part.bottom + (S == 2 ? 1 : 0); ++y) {
         for (int64_t o = 0; o < c_.outputs; ++o) {
           const float* const row = from + o * s[2] + y * s[3] + tile * lanes;
-          float* const to = grads_.at(tile, y, o);
-          const Vector<float> entries = load_lanes(own, row);
+          float* const to = grads_.at(tile, y - part.top, o);
+          const bool none = y == c_.out_height;
+          const Vector<float> entries = none ? Vector<float>{} : load_lanes(own, row);
           store(to, S == 1 ? entries : reordered(entries));
-          if constexpr (holds_neighbours(S)) store(to + grads_.size(), reordered(load_lanes(with_right, row + 1)));
+          if constexpr (holds_neighbours(S)) {
+            store(to + grads_.size(), none ? Vector<float>{} : reordered(load_lanes(with_right, row + 1)));
+          }
         }
       }
     }
   }
 
-  void correlate(int64_t batch, int64_t group) {
-    const int64_t* s = c_.x.strides;
+  void correlate(const GradPart& part) {
     for (int64_t tile = 0; tile < grads_.tiles; ++tile) {
       const DirectPlace at(c_, tile * lanes);
-      for (int64_t ky = 0; ky < 3; ++ky) {
-        // Output rows whose input row, S y + ky - 1, is in the map.
-        const int64_t first = ky == 0 ? 1 : 0, last = least(c_.out_height, (c_.height - ky + S) / S);
-        if (last <= first) continue;
-        const float* from = static_cast<const float*>(c_.x.data) + batch * s[0] + group * s[1] + (first * S + ky - 1) * s[3] +
-                            tile * lanes * S - 1;
-        for (int64_t o = 0, count; o < c_.outputs; o += count) {
-          count = least(kOutputs, c_.outputs - o);
-          const float* grad = grads_.at(tile, first, o);
-          int64_t i = 0;
-          for (; kRegisters == 32 && i + 2 <= c_.pieces; i += 2) {
-            float* const sums[2] = {place(i, ky) + o * 3 * lanes, place(i + 1, ky) + o * 3 * lanes};
-            correlate_direct_outputs<S, kRegisters == 32 ? 2 : 1>(c_, at, count, grad, last - first, from + i * s[2], sums);
-          }
-          for (; i < c_.pieces; ++i) {
-            float* const sums[1] = {place(i, ky) + o * 3 * lanes};
-            correlate_direct_outputs<S, 1>(c_, at, count, grad, last - first, from + i * s[2], sums);
-          }
+      for (int64_t o = 0, count; o < c_.outputs; o += count) {
+        count = least(kOutputs, c_.outputs - o);
+        int64_t i = 0;
+        for (; kRegisters == 32 && i + 2 <= c_.pieces; i += 2) {
+          correlate_inputs<kRegisters == 32 ? 2 : 1>(part, at, tile, o, count, i);
         }
+        for (; i < c_.pieces; ++i) correlate_inputs<1>(part, at, tile, o, count, i);
       }
     }
   }
 
-  void scatter(const float* weight, int64_t batch, int64_t group) {
+  // Of NI inputs from the i'th on and `count` outputs from the o'th on, with all kernel rows.
+  template <int NI>
+  void correlate_inputs(const GradPart& part, const DirectPlace& at, int64_t tile, int64_t o, int64_t count, int64_t i) {
+    const int64_t* s = c_.x.strides;
+    for (int64_t ky = 0; ky < 3; ++ky) {
+      // Output rows whose input row, S y + ky - 1, is in the map.
+      const int64_t first = ky == 0 && part.top == 0 ? 1 : part.top, last = least(part.bottom, (c_.height - ky + S) / S);
+      if (last <= first) continue;
+      const float* const from = static_cast<const float*>(c_.x.data) + part.batch * s[0] + part.group * s[1] + i * s[2] +
+                                (first * S + ky - 1) * s[3] + tile * lanes * S - 1;
+      float* sums[NI];
+      for (int n = 0; n < NI; ++n) sums[n] = place(i + n, ky) + o * 3 * lanes;
+      correlate_direct_outputs<S, NI>(c_, at, count, grads_.at(tile, first - part.top, o), last - first, from, sums);
+    }
+  }
+
+  void scatter(const float* weight, const GradPart& part) {
     const int64_t* s = c_.grad_x.strides;
-    float* const to = static_cast<float*>(c_.grad_x.data) + batch * s[0] + group * s[1];
-    for (int64_t y = 0; y < c_.out_height; ++y) {
+    float* const to = static_cast<float*>(c_.grad_x.data) + part.batch * s[0] + part.group * s[1];
+    for (int64_t y = part.top; y < part.bottom; ++y) {
+      const int64_t rows = least(2, c_.height - 2 * y);
       for (int64_t tile = 0; tile < grads_.tiles; ++tile) {
         float* const row = to + 2 * y * s[3] + 2 * tile * lanes;
+        const auto inputs = [&](auto number, int64_t i) {
+          scatter_direct<decltype(number)::value>(c_, grads_, tile, y - part.top, rows, weight + i * 9, row + i * s[2]);
+        };
         int64_t i = 0;
-        for (; i + kScattered <= c_.pieces; i += kScattered) scatter_direct<kScattered>(c_, grads_, tile, y, weight + i * 9, row + i * s[2]);
-        for (; i < c_.pieces; ++i) scatter_direct<1>(c_, grads_, tile, y, weight + i * 9, row + i * s[2]);
+        for (; i + kScattered <= c_.pieces; i += kScattered) inputs(InputCount<kScattered>{}, i);
+        for (; i < c_.pieces; ++i) inputs(InputCount<1>{}, i);
       }
     }
   }

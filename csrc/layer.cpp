@@ -88,7 +88,7 @@ struct Forward {
 
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` holds the whole batch, or what all threads with images need at a time, and is
-// then used again and again; or fewer rows than a map has, of one image for each of them. `code` is memory for the position code.
+// then used again and again; or other rows than a map has, fewer or more, of one image for each of them. `code` is memory for the position code.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
@@ -112,7 +112,7 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
                         convolution_of(whole, windows, kernels.get(), kept), data(out), capacity};
   const bool keeps = projected.size(0) == batch && capacity == whole.height;
   const int64_t reach = std::max(windows.attention, windows.convolution) / 2 * dilation;
-  STD_TORCH_CHECK(capacity == whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
+  STD_TORCH_CHECK(capacity >= whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
   const int64_t slots = std::min(threads, (batch + together - 1) / together);
   STD_TORCH_CHECK(keeps || projected.size(0) >= slots * together, "acmix_cpu: too few images in projected");
   const auto images_from = [&](const Crew& crew, int64_t number, int64_t first) {

@@ -87,12 +87,12 @@ void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const
   for (std::thread& thread : threads) thread.join();
 }
 
-// A forward pass; for Order::rows a third of the output's rows, and then the rest. Where AVX2 convolves rows by pairs, an even number.
+// A forward pass; for Order::rows a third of the output's rows, and then the rest. Where rows are convolved by pairs, an even number.
 template <class Call>
 void forward(Order order, Call call, int64_t (*units)(const Call&), void (*kernel)(const Call&, int64_t, int64_t)) {
   const int64_t bottom = call.bottom;
   if (order == Order::rows) {
-    const bool in_pairs = std::is_same_v<Call, GroupConvolution> && std::strcmp(kernels.name, "avx2") == 0;
+    const bool in_pairs = std::is_same_v<Call, GroupConvolution> && std::strcmp(kernels.name, "portable") != 0;
     call.bottom = in_pairs ? std::min(bottom, (bottom / 3 + 1) / 2 * 2) : bottom / 3;
     on_units(order, call, units(call), kernel);
     call.top = call.bottom, call.bottom = bottom;

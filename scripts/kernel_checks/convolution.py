@@ -18,6 +18,8 @@ from kernel_checks.case import DTYPES, Case, Truth, dense, placed, truth
 
 MOST_PRODUCTS = 1_500_000
 WIDE = 16  # columns: wider maps have code of their own
+BROAD = [(4, 52), (5, 64), (3, 81), (2, 97)]  # which are taken by other numbers of vectors
+TALL = [(65, 3), (129, 5), (141, 18)]  # whose gradients are packed some rows at a time
 
 
 class Groups(NamedTuple):
@@ -81,7 +83,9 @@ def every(chance: random.Random) -> Iterator[Groups]:
         yield drawn(chance, (kernel, stride, dilation), dtype, None, tuple(LAYOUTS))
     for stride, size, _ in itertools.product((1, 2), MAPS, range(2)):
         yield drawn(chance, (3, stride, 1), torch.float32, size, DENSE_ROWS)._replace(ones=False)
-    for outputs, size in itertools.product((4, 8), (size for size in MAPS if size[1] > WIDE)):
+    for stride, size in itertools.product((1, 2), TALL):
+        yield drawn(chance, (3, stride, 1), torch.float32, size, DENSE_ROWS)._replace(ones=False)
+    for outputs, size in itertools.product((4, 8), [*(size for size in MAPS if size[1] > WIDE), *BROAD]):
         case = drawn(chance, (3, 1, 1), torch.float32, size, DENSE_ROWS)
         yield case._replace(ones=False, outputs=outputs, batch=1, groups=2)  # outputs by blocks of four, rows by pairs
     yield drawn(chance, (3, 1, 1), torch.float32, MAPS[-1], DENSE_ROWS)._replace(batch=0)

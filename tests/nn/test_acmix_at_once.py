@@ -173,6 +173,7 @@ def test_any_number_of_threads_gives_the_same_bits(shape: tuple[int, ...]) -> No
     ("size", "batch", "options"),
     [
         ((40, 21), 1, {}),
+        ((26, 40), 1, {}),
         ((41, 21), 3, {"stride": 2}),
         ((50, 17), 2, {"kernel_att": 5, "dilation": 2}),
         ((43, 19), 4, {"kernel_att": 3, "kernel_conv": 5, "stride": 3}),
@@ -206,6 +207,19 @@ def test_large_maps_are_computed_in_strips_to_the_same_bits(
             torch.set_num_threads(before)
     whole_map, *strips = asked["projected"]
     assert whole_map[4] == size[0] > max(strip[4] for strip in strips)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pieces_whole_pages_apart_are_kept_from_it(batch: int, asked: dict[str, list[tuple[int, ...]]]) -> None:
+    layer = made(64, {})
+    x = torch.randn(batch, 64, 16, 16)
+    with torch.no_grad():
+        found, many = layer(x[:1]), layer(x)
+    assert asked["projected"][0][3:] == (16, 18, 16)
+    torch.testing.assert_close(many[:1], found, rtol=0, atol=0)
+    layer.impl = "torch"
+    with torch.no_grad():
+        torch.testing.assert_close(many, layer(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["x", *(name for name, _ in ACmix(8, 8).named_parameters())])

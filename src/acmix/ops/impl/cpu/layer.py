@@ -19,6 +19,9 @@ _EVEN = 8
 # Of a larger image, so much is there at a time for all threads, and rows enough for so many of the output.
 _STRIP_BYTES = 6 * 2**20
 _STRIP_ROWS = 8
+# Pieces that lie whole pages apart would share few places of the first cache: rows of nothing keep them from it.
+_PAGE_BYTES = 4096
+_ROWS_BETWEEN = 2
 # The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where
 # q, k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
 _BACKWARD_BYTES = 5 * 2**20
@@ -75,11 +78,14 @@ def _shares(batch: int, image: int) -> tuple[int, int]:
 
 
 def _rows(shape: tuple[int, ...], slots: int, window: LayerWindow, kernel_conv: int) -> int:
-    """Rows of q, k and v that each slot has at a time: all of a map, or some of a large one."""
+    """Rows of q, k and v that each slot has room for: some of a large map, or all and perhaps some more."""
     height, threads = shape[4], torch.get_num_threads()
     room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // slots
     reach = max(window.kernel_size, kernel_conv) // 2 * window.dilation
-    return min(height, max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride))
+    rows = max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride)
+    if rows < height:
+        return rows
+    return height if 4 * math.prod(shape[3:]) % _PAGE_BYTES else height + _ROWS_BETWEEN
 
 
 def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:
