@@ -42,7 +42,7 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const DirectBorder& bo
   }
 }
 
-// Of all rows of the tile with their windows: [kTileGroup][K * K][lanes].
+// Of all rows of the tile with their windows: [rows][K * K][lanes].
 template <int ROWS, int K, int S>
 ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const DirectBorder& border, const TileRows& left, const Rows& keys,
                                float* lines) {
@@ -125,7 +125,7 @@ ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of
     if (t.own.last >= kMaskLanes) {
       const float* const from = of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes;
       for (int64_t d = 0; d < t.plan.call.width; ++d) {
-        for (int64_t r = 0; r < kTileGroup; ++r) __builtin_prefetch(from + d * of.queries.channel + (kTileGroup + r) * of.queries.row);
+        for (int64_t r = 0; r < kGroup; ++r) __builtin_prefetch(from + d * of.queries.channel + (kGroup + r) * of.queries.row);
       }
       return {from, of.queries.channel, of.queries.row};
     }
@@ -147,11 +147,11 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
   for (int64_t tile = 0; tile < plan.tiles; ++tile) {
     DirectTile<K, S> t(plan, tile);
     for (t.y = top; t.y < bottom; t.y += t.rows) {
-      t.rows = least(kTileGroup, bottom - t.y);
+      t.rows = least(tile_group(K, S), bottom - t.y);
       if (t.rows == 1) body(RowCount<1>{}, t);
       else if (t.rows == 2) body(RowCount<2>{}, t);
       else if (t.rows == 3) body(RowCount<3>{}, t);
-      else if constexpr (kTileGroup == 4) body(RowCount<4>{}, t);
+      else if constexpr (tile_group(K, S) == 4) body(RowCount<4>{}, t);
     }
   }
 }
@@ -192,17 +192,17 @@ ACMIX_INLINE void direct_outputs(const DirectTile<K, S>& t, const ForwardRows& o
 // than its values, which then stand where its keys stood.
 template <int K, int S>
 void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t last_unit) {
-  constexpr int64_t lanes = kMaskLanes, tile_weights = kTileGroup * K * K * lanes, tile_factors = kTileGroup * lanes;
+  constexpr int64_t lanes = kMaskLanes, group = tile_group(K, S), tile_weights = group * K * K * lanes, tile_factors = group * lanes;
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
   const int64_t packed_rows = least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row;
-  const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + kTileGroup - 1) / kTileGroup);  // tiles
+  const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + group - 1) / group);  // tiles
   using Memory = Scratch<float>;
-  Memory scratch(Memory::size_of(kTileGroup * a.width * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
+  Memory scratch(Memory::size_of(group * a.width * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
                      (S == 1 ? 2 : 1) * Memory::size_of(packed_size),
                  Holds::anything);
-  float* const queries = scratch.take(kTileGroup * a.width * lanes);
+  float* const queries = scratch.take(group * a.width * lanes);
   float* const weights = scratch.take(kept * tile_weights);
   float* const factors = scratch.take(kept * tile_factors);
   float* const packed_keys = scratch.take(packed_size);

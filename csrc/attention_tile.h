@@ -6,7 +6,6 @@
 namespace acmix::ACMIX_ISA {
 
 constexpr int64_t kGroup = 3;  // query rows that share key rows, at most
-constexpr int64_t kTileGroup = kRegisters == 32 ? 4 : kGroup;  // the same where rows are dense and of float32, forward
 
 // K at compile time for the usual windows: positive without stride and dilation, where the keys of neighbouring offsets
 // are neighbours themselves, negative with them; 0 for all other windows, which are known at run time.

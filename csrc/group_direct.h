@@ -70,7 +70,8 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   }
 }
 
-// The usual tile, and the one that has a loop of its own where no lane is beyond the border, if that pays.
+// The usual tile, and the one that has a loop of its own where no lane is beyond the border, if that pays. Fewer rows come one by
+// one where there are not kOutputs outputs.
 template <int S, int NO>
 ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPlace& at, int64_t rows, const float* from,
                                        const float* weights, float* out) {
@@ -82,11 +83,17 @@ ACMIX_INLINE void convolve_direct_rows(const GroupConvolution& c, const DirectPl
     }
     return convolve_direct<S, false, false, NO, kDirectRows>(c, at, from, weights, out);
   }
-  if constexpr (kDirectRows == 4) {
-    if (rows == 3) return convolve_direct<S, false, false, NO, 3>(c, at, from, weights, out);
+  if constexpr (NO == kOutputs) {
+    if constexpr (kDirectRows == 4) {
+      if (rows == 3) return convolve_direct<S, false, false, NO, 3>(c, at, from, weights, out);
+    }
+    if (rows == 2) return convolve_direct<S, false, false, NO, 2>(c, at, from, weights, out);
   }
-  if (rows == 2) convolve_direct<S, false, false, NO, 2>(c, at, from, weights, out);
-  else convolve_direct<S, false, false, NO, 1>(c, at, from, weights, out);
+  DirectPlace row = at;
+  for (int64_t r = 0; r < rows; ++r, from += S * c.x.strides[3], out += c.out.strides[3]) {
+    row.top = at.top && r == 0, row.bottom = at.bottom && r + 1 == rows;
+    convolve_direct<S, false, false, NO, 1>(c, row, from, weights, out);
+  }
 }
 
 template <int S>

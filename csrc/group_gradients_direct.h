@@ -1,5 +1,5 @@
 // The gradients of a convolution of many small groups on dense rows of float32: inputs are read where they stand, the
-// gradient of the outputs is packed once for a group and an image.
+// gradient of the outputs is packed, some rows of a group and an image at a time.
 #pragma once
 #include "group_gradients.h"
 
@@ -14,8 +14,8 @@ inline bool convolves_back_directly(const GroupConvolution& c) {
 // Output rows at a time, at most: those of one tile of columns, and what two inputs show to them, stay in the first cache.
 constexpr int64_t kGradRows = 64;
 
-// The gradient of some rows of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column and the map's
-// last row. At a stride of two lanes are in picked order and, where vectors are not cut from others, the right neighbours of all
+// The gradient of some rows of a group's outputs: [tiles][rows + 1][outputs][lanes], zeros behind the last column. At a stride of
+// two with the row below, zeros where there is none; lanes are in picked order and, where vectors are not cut from others, the right neighbours of all
 // follow.
 struct PackedGrads {
   float* data;

@@ -12,8 +12,10 @@ constexpr int64_t kTransformedPlaces = kRegisters == 32 ? 4 : 3;  // vectors of 
 // Columns of a map: where they are fewer, transforms cost what they save; transformed rows of more would leave the second cache.
 constexpr int64_t kFewestColumns = 2 * kMaskLanes + 1, kMostColumns = 1024;
 
+static_assert(kConvolutionRows % 2 == 0, "units are made of whole pairs of rows");
+
 inline bool convolves_by_winograd(const GroupConvolution& c) {
-  const bool fits = c.columns >= kFewestColumns && c.columns <= kMostColumns;
+  const bool fits = c.columns >= kFewestColumns && c.columns <= kMostColumns && c.out_height > 1;
   // Pairs of rows begin with the map's first one: parts of a map then have the same bits as the whole.
   return fits && c.top % 2 == 0 && c.stride == 1 && c.outputs % kOutputs == 0 && convolves_directly(c);
 }

@@ -209,13 +209,24 @@ def test_large_maps_are_computed_in_strips_to_the_same_bits(
     assert whole_map[4] == size[0] > max(strip[4] for strip in strips)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_pieces_whole_pages_apart_are_kept_from_it(batch: int, asked: dict[str, list[tuple[int, ...]]]) -> None:
-    layer = made(64, {})
-    x = torch.randn(batch, 64, 16, 16)
+@pytest.mark.parametrize(
+    ("channels", "size", "rows"),
+    [
+        (64, (16, 16), 18),  # 16 channels a head: a piece's rows take 1 KiB
+        (64, (16, 32), 17),  # 2 KiB, of which two are a page
+        (64, (16, 64), 16),  # whole pages, whatever their number
+        (64, (15, 16), 15),
+    ],
+    ids=str,
+)
+def test_pieces_whole_pages_apart_are_kept_from_it(
+    channels: int, size: tuple[int, int], rows: int, asked: dict[str, list[tuple[int, ...]]]
+) -> None:
+    layer = made(channels, {})
+    x = torch.randn(3, channels, *size)
     with torch.no_grad():
         found, many = layer(x[:1]), layer(x)
-    assert asked["projected"][0][3:] == (16, 18, 16)
+    assert asked["projected"][0][3:] == (channels // 4, rows, size[1])
     torch.testing.assert_close(many[:1], found, rtol=0, atol=0)
     layer.impl = "torch"
     with torch.no_grad():

@@ -13,7 +13,7 @@ from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 pytestmark = native
 
 ROUNDING = 2.0**-24  # of float32
-SIZES = [(1, 17), (2, 24), (3, 23), (7, 56), (20, 70), (37, 40)]
+SIZES = [(1, 17), (2, 24), (3, 23), (7, 56), (20, 70), (37, 40), (4, 90), (5, 100)]
 
 every_instruction_set = pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
 
@@ -70,7 +70,7 @@ def test_errors_are_a_few_roundings_of_what_an_output_sees(
 
 @every_instruction_set
 @pytest.mark.parametrize("what", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("size", [(8, 24), (9, 17), (5, 56)], ids=str)
+@pytest.mark.parametrize("size", [(8, 24), (9, 17), (5, 56), (8, 33)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_what_is_no_number_stays_where_it_is_seen(
     instructions: str, what: float, size: tuple[int, int], stride: int
@@ -114,6 +114,49 @@ def test_errors_of_the_gradient_are_a_few_roundings_of_what_an_input_gives(
     magnitude = F.conv2d(rows, columns, padding=(0, 1), groups=3).view_as(pieces)
     with using(FastBackend("cpu", instructions)):
         assert ((gradient(torch.float32, "cpu") - truth).abs() / magnitude).max() < 6 * ROUNDING
+
+
+# Gradients of the kernels are summed over 64 output rows at a time.
+TALL = [(65, 33, 1), (70, 18, 1), (129, 40, 2), (131, 17, 2), (256, 5, 2)]
+
+
+@every_instruction_set
+@pytest.mark.parametrize(("height", "columns", "stride"), TALL)
+def test_gradients_of_tall_maps(instructions: str, height: int, columns: int, stride: int) -> None:
+    pieces, fc, shift = made(4, (height, columns), groups=2)
+
+    def gradients(dtype: torch.dtype, impl: str) -> tuple[Tensor, ...]:
+        leaves = [x.to(dtype).requires_grad_() for x in (pieces, fc, shift)]
+        form = "auto" if impl == "reference" else "composed"
+        out = convolution_path(*leaves, stride=stride, form=form, impl=impl)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
+        return torch.autograd.grad(out, leaves, grad.to(dtype))
+
+    with using(FastBackend("cpu", instructions)):
+        found = gradients(torch.float32, "cpu")
+    for ours, truth in zip(found, gradients(torch.float64, "reference"), strict=True):
+        assert (ours - truth).abs().max() < 2e-6 * truth.abs().max()
+
+
+@every_instruction_set
+@pytest.mark.parametrize("what", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("height", "columns", "stride"), TALL)
+def test_what_is_no_number_in_a_gradient_goes_where_it_is_given_alone(
+    instructions: str, what: float, height: int, columns: int, stride: int
+) -> None:
+    pieces, fc, shift = made(4, (height, columns), groups=2)
+    pieces.requires_grad_()
+    with using(FastBackend("cpu", instructions)):
+        out = convolution_path(pieces, fc, shift, stride=stride, form="composed", impl="cpu")
+        for y in (0, out.shape[2] // 2, min(63, out.shape[2] - 1), out.shape[2] - 1):
+            x = y % out.shape[3]
+            grad = torch.ones_like(out)
+            grad[1, -2, y, x] = what  # of the second group
+            (found,) = torch.autograd.grad(out, pieces, grad, retain_graph=True)
+            rows = (torch.arange(height) - y * stride).abs() <= 1
+            given = torch.zeros(found.shape, dtype=torch.bool)
+            given[1, 1] = rows.unsqueeze(1) & ((torch.arange(columns) - x * stride).abs() <= 1)
+            assert torch.equal(~found.isfinite(), given)
 
 
 @every_instruction_set

@@ -19,9 +19,9 @@ _EVEN = 8
 # Of a larger image, so much is there at a time for all threads, and rows enough for so many of the output.
 _STRIP_BYTES = 6 * 2**20
 _STRIP_ROWS = 8
-# Pieces that lie whole pages apart would share few places of the first cache: rows of nothing keep them from it.
+# Pieces whole pages apart share few places of the first cache: so many rows of nothing keep them from it, if any can.
 _PAGE_BYTES = 4096
-_ROWS_BETWEEN = 2
+_ROWS_BETWEEN = (2, 1)
 # The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where
 # q, k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
 _BACKWARD_BYTES = 5 * 2**20
@@ -83,9 +83,19 @@ def _rows(shape: tuple[int, ...], slots: int, window: LayerWindow, kernel_conv: 
     room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // slots
     reach = max(window.kernel_size, kernel_conv) // 2 * window.dilation
     rows = max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride)
-    if rows < height:
-        return rows
-    return height if 4 * math.prod(shape[3:]) % _PAGE_BYTES else height + _ROWS_BETWEEN
+    return rows if rows < height else height + _rows_between(shape, slots)
+
+
+def _rows_between(shape: tuple[int, ...], slots: int) -> int:
+    """Rows behind each map where the pieces would lie whole pages apart without them."""
+    *outer, height, width = shape[1:]
+    row = 4 * shape[3] * width
+    if row * height % _PAGE_BYTES:
+        return 0
+    helping = (
+        rows for rows in _ROWS_BETWEEN if row * rows % _PAGE_BYTES and stays((slots, *outer, height + rows, width))
+    )
+    return next(helping, 0)
 
 
 def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:
