@@ -88,7 +88,8 @@ struct Forward {
 
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` holds the whole batch, or what all threads with images need at a time, and is
-// then used again and again; or other rows than a map has, fewer or more, of one image for each of them. `code` is memory for the position code.
+// then used again and again; or other rows than a map has, fewer or more, of one image for each of them. `code` is memory for
+// the position code.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
