@@ -156,7 +156,7 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
   }
 }
 
-// Asks for the memory of a tile's outputs: it is far away when they are there, and cores wait for what they write to in the end.
+// Asks for the memory of a tile's outputs, which are written long after: else the stores would wait for it.
 template <int ROWS, int K, int S>
 ACMIX_INLINE void ask_for_outputs(const DirectTile<K, S>& t, const OutRows& out) {
   const float* to = out.data + t.y * out.row + t.tile * kMaskLanes;

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix import ACmix
+from fast_backends import native
 from layer_comparison import randn
 
 MIB = 2**20
@@ -74,3 +75,21 @@ def test_T14_without_gradients_nothing_is_kept() -> None:
     with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
         layer(x)
     assert kept == []
+
+
+@native
+def test_on_large_maps_it_keeps_no_more_than_the_convolution() -> None:
+    x = torch.randn(8, 64, 56, 56, requires_grad=True)
+    convolution = nn.Conv2d(64, 64, 3, padding=1)
+    # The position's code and grid are there beside the input and the parameters.
+    assert saved_bytes(ACmix(64, 64), x) < 1.05 * saved_bytes(convolution, x)
+
+
+@native
+@pytest.mark.parametrize(("channels", "maps"), [(64, 1), (256, 4)])
+def test_what_the_native_layer_keeps_is_proportional_to_the_map(channels: int, maps: int) -> None:
+    layer = ACmix(channels, channels, position=False)
+    sizes = (14, 57, 150)
+    kept = [saved_bytes(layer, torch.randn(1, channels, size, size, requires_grad=True)) for size in sizes]
+    per_pixel = 4 * channels * maps
+    assert len({of_size - per_pixel * size**2 for of_size, size in zip(kept, sizes, strict=True)}) == 1

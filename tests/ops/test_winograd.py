@@ -13,6 +13,7 @@ from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 pytestmark = native
 
 ROUNDING = 2.0**-24  # of float32
+FEWEST_COLUMNS = {"avx2": 17, "avx512": 33}  # that are taken by pairs; portable code takes none
 SIZES = [(1, 17), (2, 24), (3, 23), (7, 56), (20, 70), (37, 40), (4, 90), (5, 100)]
 
 every_instruction_set = pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
@@ -65,7 +66,7 @@ def test_errors_are_a_few_roundings_of_what_an_output_sees(
     assert (ours / magnitude).max() < 6 * ROUNDING
     if not uneven and size[0] > 2:  # maps of one or two rows have next to no terms
         plain = (plain_sums(pieces, fc, shift) - truth).abs()
-        assert (ours / magnitude).square().mean().sqrt() < 1.2 * (plain / magnitude).square().mean().sqrt()
+        assert (ours / magnitude).square().mean().sqrt() < 1.1 * (plain / magnitude).square().mean().sqrt()
 
 
 @every_instruction_set
@@ -135,7 +136,7 @@ def test_gradients_of_tall_maps(instructions: str, height: int, columns: int, st
     with using(FastBackend("cpu", instructions)):
         found = gradients(torch.float32, "cpu")
     for ours, truth in zip(found, gradients(torch.float64, "reference"), strict=True):
-        assert (ours - truth).abs().max() < 2e-6 * truth.abs().max()
+        assert (ours - truth).abs().max() < 1e-6 * truth.abs().max()
 
 
 @every_instruction_set
@@ -172,16 +173,12 @@ def test_a_map_of_any_place_in_memory_has_the_same_bits(instructions: str, size:
             assert torch.equal(expected, convolution_path(moved, fc, shift, form="composed", impl="cpu"))
 
 
+@every_instruction_set
 @pytest.mark.parametrize(
-    ("instructions", "columns", "outputs", "by_pairs"),
-    [
-        *(("avx2", *case) for case in [(16, 4, False), (17, 4, True), (24, 5, False), (24, 8, True)]),
-        *(("avx512", *case) for case in [(32, 4, False), (33, 4, True), (40, 5, False), (90, 8, True)]),
-    ],
+    ("columns", "outputs"), [(16, 4), (17, 4), (24, 5), (24, 8), (32, 4), (33, 4), (40, 5), (90, 8)]
 )
-def test_wide_maps_are_taken_by_pairs_of_rows(instructions: str, columns: int, outputs: int, by_pairs: bool) -> None:
-    if instructions not in INSTRUCTION_SETS:
-        pytest.skip(f"this processor has no {instructions}")
+def test_wide_maps_are_taken_by_pairs_of_rows(instructions: str, columns: int, outputs: int) -> None:
+    by_pairs = outputs % 4 == 0 and columns >= FEWEST_COLUMNS.get(instructions, math.inf)
     pieces, fc, shift = made(outputs, (14, columns))
     with using(FastBackend("cpu", instructions)):
         whole, less_one, less_two = (
