@@ -8,18 +8,14 @@
 namespace acmix {
 namespace {
 
-// From so many bytes of q, k and v on each image has sums of its own, which are added up in their order: threads can then
-// take images of their own. Of smaller ones all that are computed at a time share their sums.
-constexpr int64_t kApart = int64_t{1} << 20;
-constexpr int64_t kEven = 4;  // images for each thread from which on an uneven rest is small
+constexpr int64_t kRound = 64;  // images whose sums are there at a time, where each has its own
 
-// Sums of `count` entries over parts one behind the other; `adds` to what stands in `to`.
-void sum_parts(const std::vector<float>& parts, int64_t number, int64_t count, bool adds, float* to) {
+// Adds up parts one behind the other, `step` entries from each to the next, in their order; `adds` to what stands in `to`.
+void sum_parts(const float* parts, int64_t number, int64_t step, int64_t count, bool adds, float* to) {
   torch::stable::parallel_for(0, count, 16384, [&](int64_t first, int64_t last) {
     if (!adds) std::memset(to + first, 0, (last - first) * sizeof(float));
-    for (int64_t part = 0; part < number; ++part) {
-      const float* from = parts.data() + part * count;
-      for (int64_t i = first; i < last; ++i) to[i] += from[i];
+    for (const float* part = parts; part < parts + number * step; part += step) {
+      for (int64_t i = first; i < last; ++i) to[i] += part[i];
     }
   });
 }
@@ -34,7 +30,7 @@ Product back_projection_of(const Sizes& s, const Tensor& query, const Tensor& ke
   return p;
 }
 
-// What the sums over images are written to; `bias` is null where it is not wanted.
+// What sums over images are written to; `bias` is null where it is not wanted.
 struct Sums {
   float *projections[3], *bias, *kernels;
 };
@@ -49,85 +45,104 @@ struct Backward {
   Product back;  // without a place to write to where the input's gradient is not wanted
   Sums sums;
   float *kept, *grad_projected, *turned;
-  int64_t turned_entries;
+  int64_t turned_step;  // entries for each image
   const float *x, *grad;
-  int64_t kernels_size;         // 0 without the convolution path
-  const float* grid;            // null where the position's gradients are not wanted
-  std::vector<float> kernels;   // shares of the sums, one behind the other
-  std::vector<float> rates;     // [B, N]
-  std::vector<double> grids;    // [B, N, D, 3], of the keys' gradients
+  int64_t kernels_size;       // 0 without the convolution path
+  const float* grid;          // null where the position's gradients are not wanted
+  std::vector<float> parts;   // shares of the sums, one behind the other
+  std::vector<float> rates;   // [B, N]
+  std::vector<double> grids;  // [B, N, D, 3], of the keys' gradients
 
   int64_t image() const { return 3 * whole.channels() * whole.pixels(); }
 
-  // Images first..first + images; each stage by all threads, or all stages of an image by one.
-  void operator()(const Kernels& set, int64_t first, int64_t images, int64_t threads) {
-    const bool apart = image() * static_cast<int64_t>(sizeof(float)) >= kApart;
-    const int64_t parts = apart ? images : 1;
-    kernels.resize(parts * kernels_size);
-    if (!apart) {
-      stages(set, Crew(), first, 0, images);
-    } else if (threads > 1 && (images % threads == 0 || images >= kEven * threads)) {
-      by_images(threads, images, 1, [&](const Crew& crew, int64_t, int64_t i) { stages(set, crew, first, i, 1); });
+  // Images first..first + count, each stage by all threads.
+  void together(const Kernels& set, int64_t first, int64_t count) {
+    parts.resize(kernels_size);
+    stages(set, Crew(), first, 0, count, parts.data());
+    sum_projections(set, Crew(), first, 0, count, sums, first > 0);
+    sum_parts(parts.data(), 1, kernels_size, kernels_size, first > 0, sums.kernels);
+  }
+
+  // The same images with sums of their own, which are added up in their order; of each, all stages by one thread where there is
+  // memory for so many. What it writes is then in its own cache when it reads it.
+  void one_by_one(const Kernels& set, int64_t first, int64_t count, int64_t threads, int64_t slots) {
+    const int64_t weight = whole.channels() * whole.in_channels, biases = sums.bias == nullptr ? 0 : 3 * whole.channels();
+    const int64_t size = 3 * weight + biases + kernels_size;
+    parts.resize(count * size);
+    const auto sums_at = [&](float* to) {
+      return Sums{{to, to + weight, to + 2 * weight}, biases == 0 ? nullptr : to + 3 * weight, to + 3 * weight + biases};
+    };
+    const auto of_image = [&](const Crew& crew, int64_t slot, int64_t i) {
+      const Sums own = sums_at(parts.data() + i * size);
+      stages(set, crew, first + i, slot, 1, own.kernels);
+      sum_projections(set, crew, first + i, slot, 1, own, false);
+    };
+    if (threads > 1 && slots >= std::min(threads, count)) {
+      by_images(threads, count, 1, of_image);
     } else {
-      for (int64_t i = 0; i < images; ++i) stages(set, Crew(), first, i, 1);
+      for (int64_t i = 0; i < count; ++i) of_image(Crew(), 0, i);
     }
-    sum_parts(kernels, parts, kernels_size, first > 0, sums.kernels);
-    sum_projections(set, first, images);
+    const Sums from = sums_at(parts.data());
+    const auto add_up = [&](const float* part, int64_t entries, float* to) { sum_parts(part, count, size, entries, first > 0, to); };
+    for (int i = 0; i < 3; ++i) add_up(from.projections[i], weight, sums.projections[i]);
+    if (biases > 0) add_up(from.bias, biases, sums.bias);
+    add_up(from.kernels, kernels_size, sums.kernels);
   }
 
  private:
-  // All but the sums over images, of `count` images from the one on that is `offset` behind `first`.
-  void stages(const Kernels& set, const Crew& crew, int64_t first, int64_t offset, int64_t count) {
+  // All but the sums over images, of `count` images from `first` on; `slot` is the first one's place in scratch memory.
+  void stages(const Kernels& set, const Crew& crew, int64_t first, int64_t slot, int64_t count, float* grad_kernels) {
     Sizes s = whole;
     s.batch = count;
-    float* projected = kept + (again.out == nullptr ? first + offset : offset) * image();
-    float* const grads = grad_projected + offset * image();
+    float* const projected = kept + (again.out == nullptr ? first : slot) * image();
+    float* const grads = grad_projected + slot * image();
     if (again.out != nullptr) {
       Product p = again;
-      p.images = count, p.x += (first + offset) * p.x_image, p.out = projected;
+      p.images = count, p.x += first * p.x_image, p.out = projected;
       crew.run(p, set.product_units(p), set.multiply);
     }
-    float* const given = const_cast<float*>(grad) + (first + offset) * s.channels() * s.outputs();
+    float* const given = const_cast<float*>(grad) + first * s.channels() * s.outputs();
     if (windows.attention > 0) {
       Attention a = attention;
       a.batch = count, a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
       a.grad = by_heads(s, given), a.fills = true;
       a.grad_q = part(s, grads, 0), a.grad_k = part(s, grads, 1), a.grad_v = part(s, grads, 2);
-      a.grad_rate = rates.empty() ? nullptr : rates.data() + (first + offset) * s.heads;
+      a.grad_rate = rates.empty() ? nullptr : rates.data() + first * s.heads;
       crew.run(a, set.attention_backward_units(a), set.attention_backward);
       for (int64_t b = 0; b < count && grid != nullptr; ++b) {
         const GridSums g{s.pixels(), static_cast<const float*>(a.grad_k.data) + b * image(), grid,
-                         grids.data() + (first + offset + b) * s.channels() * 3};
+                         grids.data() + (first + b) * s.channels() * 3};
         crew.run(g, s.channels(), set.sum_over_grid);
       }
     }
     if (windows.convolution > 0) {
       GroupConvolution c = convolution;
       c.batch = count, c.x = pieces(s, projected), c.grad = by_groups(s, given), c.grad_x = pieces(s, grads);
-      c.grad_weight = kernels.data() + offset * kernels_size;
+      c.grad_weight = grad_kernels;
       crew.run(c, set.convolution_backward_units(c), set.convolution_backward);
     }
     if (back.out == nullptr) return;
     Product p = back;
-    p.images = count, p.x = grads, p.out += (first + offset) * p.out_image;
+    p.images = count, p.x = grads, p.out += first * p.out_image;
     crew.run(p, set.product_units(p), set.multiply);
   }
 
   // As many pixels at a time as there is memory to turn x.
-  void sum_projections(const Kernels& set, int64_t first, int64_t images) const {
+  void sum_projections(const Kernels& set, const Crew& crew, int64_t first, int64_t slot, int64_t count, const Sums& to,
+                       bool adds) const {
     const int64_t map = whole.in_channels * whole.pixels();
     RowProducts p{};
-    p.images = images, p.left_rows = 3 * whole.channels(), p.right_rows = whole.in_channels, p.row = whole.pixels();
-    p.left = grad_projected, p.left_image = image(), p.right = x + first * map, p.right_image = map;
-    for (int i = 0; i < 3; ++i) p.parts[i] = sums.projections[i];
-    p.part_rows = whole.channels(), p.sums = sums.bias, p.adds = first > 0, p.turned = turned;
+    p.images = count, p.left_rows = 3 * whole.channels(), p.right_rows = whole.in_channels, p.row = whole.pixels();
+    p.left = grad_projected + slot * image(), p.left_image = image(), p.right = x + first * map, p.right_image = map;
+    for (int i = 0; i < 3; ++i) p.parts[i] = to.projections[i];
+    p.part_rows = whole.channels(), p.sums = to.bias, p.adds = adds, p.turned = turned + slot * turned_step;
     p.pixels = 1;
-    const int64_t most = turned_entries / set.turned_size(p);
+    const int64_t most = count * turned_step / set.turned_size(p);
     STD_TORCH_CHECK(most > 0, "acmix_cpu: too little memory in turned");
     for (int64_t pixel = 0; pixel < whole.pixels(); pixel += p.pixels, p.adds = true) {
       p.pixels = std::min(most, whole.pixels() - pixel);
-      in_parallel(p, set.turn_units(p), set.turn_rows);
-      in_parallel(p, set.row_product_units(p), set.multiply_rows);
+      crew.run(p, set.turn_units(p), set.turn_rows);
+      crew.run(p, set.row_product_units(p), set.multiply_rows);
       p.left += p.pixels, p.right += p.pixels;
     }
   }
@@ -194,9 +209,10 @@ void write_gradients(const Kernels& set, const Backward& backward, const Paramet
   }
 }
 
-// The gradients of all inputs, as many images at a time as `grad_projected` holds. `projected` is what the forward pass
-// kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for some pixels of
-// as many images of x, turned, and may be that same one; `code` for the position code.
+// The gradients of all inputs, as many images at a time as `grad_projected` holds; `apart`: each image with sums of its own,
+// and as many threads as it holds take some of their own. `projected` is what the forward pass kept, or memory of the same size
+// as that one, to which q, k and v are computed again; `turned` is memory for some pixels of as many images of x, turned, and
+// may be that same one; `code` for the position code.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                     const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                     const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
@@ -208,7 +224,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
                     const std::optional<Tensor> grad_position_weight, const std::optional<Tensor> grad_position_bias,
                     const std::optional<Tensor> grad_fc, const std::optional<Tensor> grad_fc_rate, const std::optional<Tensor> grad_shift,
                     const std::optional<Tensor> grad_rate, int64_t heads, int64_t window, int64_t stride, int64_t dilation,
-                    double scale, int64_t threads) {
+                    double scale, int64_t threads, bool apart) {
   Sizes whole = sizes_of(x, grad, heads);
   const int64_t channels = whole.channels(), images = grad_projected.size(0), image = 3 * channels * whole.pixels();
   require(grad, "grad", whole.batch * channels * whole.outputs());
@@ -238,11 +254,14 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const bool attends = window > 0, places = attends && of_position != nullptr;
   Backward backward{whole, windows, again, attention_of(whole, windows, scale, of_position, rate, data(projected)),
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
-                    data(grad_projected), data(turned), turned.numel(), data(x), data(grad), kernels_size,
+                    data(grad_projected), data(turned), turned.numel() / images, data(x), data(grad), kernels_size,
                     places ? data(grid) : nullptr, {}, std::vector<float>(grad_rate.has_value() && attends ? whole.batch * heads : 0),
                     std::vector<double>(places ? whole.batch * channels * 3 : 0)};
-  for (int64_t first = 0; first < whole.batch; first += images) {
-    backward(set, first, std::min(images, whole.batch - first), threads);
+  const int64_t round = apart ? kRound : images;
+  for (int64_t first = 0; first < whole.batch; first += round) {
+    const int64_t count = std::min(round, whole.batch - first);
+    if (apart) backward.one_by_one(set, first, count, threads, images);
+    else backward.together(set, first, count);
   }
   const ParameterGradients grads{grad_query_bias, grad_key_bias, grad_value_bias, grad_position_weight, grad_position_bias,
                                  grad_fc, grad_fc_rate, grad_shift, grad_rate};
@@ -260,7 +279,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
         "Tensor(d!) code, Tensor(e!)? grad_x, Tensor(f!) grad_query, Tensor(g!) grad_key, Tensor(h!) grad_value, "
         "Tensor(i!)? grad_query_bias, Tensor(j!)? grad_key_bias, Tensor(k!)? grad_value_bias, Tensor(l!)? grad_position_weight, "
         "Tensor(m!)? grad_position_bias, Tensor(n!)? grad_fc, Tensor(o!)? grad_fc_rate, Tensor(p!)? grad_shift, "
-        "Tensor(q!)? grad_rate, int heads, int window, int stride, int dilation, float scale, int threads) -> ()");
+        "Tensor(q!)? grad_rate, int heads, int window, int stride, int dilation, float scale, int threads, bool apart) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(acmix_cpu, CPU, m) { m.impl("layer_backward", TORCH_BOX(&acmix::layer_backward)); }

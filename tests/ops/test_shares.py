@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from acmix import ACmix
-from acmix.ops.impl.cpu.layer import _shares
+from acmix.ops.impl.cpu.layer import _shares, _shares_backward
 from fast_backends import native
 
 
@@ -30,6 +30,24 @@ def test_threads_without_images_help_with_all_but_large_ones(
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     assert _shares(batch, image) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "kept", "expected"),
+    [
+        ((8, 64, 56, 56), 2**21, False, (True, 2)),
+        ((1, 64, 56, 56), 2**21, False, (True, 1)),
+        ((8, 64, 448, 448), 2**27, False, (True, 1)),
+        ((8, 128, 56, 56), 2**23, True, (True, 2)),
+        ((8, 512, 14, 14), 2**21, True, (False, 2)),
+        ((8, 64, 14, 14), 2**18, False, (False, 8)),
+    ],
+)
+def test_images_that_are_large_beside_their_sums_are_taken_by_threads(
+    shape: tuple[int, ...], image: int, kept: bool, expected: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert _shares_backward(torch.empty(shape, device="meta"), image, kept) == expected
 
 
 def answers(layer: ACmix, x: Tensor) -> list[Tensor]:
@@ -58,14 +76,27 @@ def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: i
 
 
 @native
-def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number() -> None:
-    layer, x = ACmix(128, 128), torch.randn(4, 128, 28, 28)  # of more than 1 MB each, with q, k and v kept
+@pytest.mark.parametrize(("channels", "side"), [(128, 28), (64, 48)], ids=["kept", "computed again"])
+@pytest.mark.parametrize("batch", [3, 4])
+def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
+    channels: int, side: int, batch: int
+) -> None:
+    layer, x = ACmix(channels, channels), torch.randn(batch, channels, side, side)  # q, k and v of more than 1 MB each
     before, found = torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
             found.append(answers(layer, x))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
+
+
+@native
+def test_sums_over_more_images_than_are_there_at_a_time_lack_none() -> None:
+    layer, x = ACmix(32, 32), torch.randn(66, 32, 54, 54)
+    whole = torch.autograd.grad(layer(x).sin().sum(), layer.parameters())
+    halves = [torch.autograd.grad(layer(half).sin().sum(), layer.parameters()) for half in (x[:33], x[33:])]
+    for found, one, other in zip(whole, *halves, strict=True):
+        assert (found - one - other).abs().max() <= 1e-6 * found.abs().max()

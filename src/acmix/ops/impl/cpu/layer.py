@@ -22,11 +22,13 @@ _STRIP_ROWS = 8
 # Pieces whole pages apart share few places of the first cache: so many rows of nothing keep them from it, if any can.
 _PAGE_BYTES = 4096
 _ROWS_BETWEEN = (2, 1)
-# The same in the backward pass, of images that are smaller than _LARGE. Of larger ones each thread takes its own where
-# q, k and v were kept; else all threads share one image, which then stays in the cache from one stage to the next.
+# The same in the backward pass, of images that share sums.
 _BACKWARD_BYTES = 5 * 2**20
-_LARGE = 2**20
-_LARGE_BYTES = 5 * 2**20
+# From so many bytes of q, k and v on, and so many pixels for each channel of x, an image's share of the sums is little
+# beside it, and each has its own. Then threads take images of their own, where q, k and v were kept or are no larger.
+_APART_BYTES = 2**20
+_APART_PIXELS = 2
+_OWN_BYTES = 5 * 2**20
 _FIELDS = LayerInputs._fields
 # Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
@@ -98,6 +100,16 @@ def _rows_between(shape: tuple[int, ...], slots: int) -> int:
     return next(helping, 0)
 
 
+def _shares_backward(x: Tensor, image: int, kept: bool) -> tuple[bool, int]:
+    """Whether each image has sums of its own, and how many images there is memory for at a time."""
+    batch, channels, height, width = x.shape
+    threads = torch.get_num_threads()
+    if image < _APART_BYTES or height * width < _APART_PIXELS * channels:
+        most = max(1, _BACKWARD_BYTES // image)
+        return False, -(-batch // -(-batch // most))  # as many each time
+    return True, min(threads, batch) if kept or image <= _OWN_BYTES else 1
+
+
 def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:
     channels, (height, width) = inputs.query.shape[0], inputs.x.shape[2:]
     return images, 3, window.heads, channels // window.heads, height, width
@@ -125,9 +137,7 @@ def layer_backward(
     inputs = _dense(inputs)
     x = inputs.x
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    large = image if projected is None else _LARGE_BYTES
-    most = max(1, (_BACKWARD_BYTES if image < _LARGE else large) // image)
-    images = -(-len(x) // -(-len(x) // most))  # as many each time
+    apart, images = _shares_backward(x, image, projected is not None)
     shape = _projected_shape(inputs, window, images)
     unwanted = ("grid",) if wants_x else ("grid", "x")
     grads = [
@@ -148,6 +158,6 @@ def layer_backward(
     torch.ops.acmix_cpu.layer_backward(
         grad.contiguous(), *inputs, projected, kept, _for_images("gradients", x, shape), turned, _code(inputs, shape),
         *grads[: _FIELDS.index("grid")], *grads[_FIELDS.index("grid") + 1 :],
-        *window, inputs.scale(window), torch.get_num_threads(),
+        *window, inputs.scale(window), torch.get_num_threads(), apart,
     )  # fmt: skip
     return tuple(grads)
