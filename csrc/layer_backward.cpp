@@ -14,8 +14,9 @@ constexpr int64_t kRound = 64;  // images whose sums are there at a time, where 
 void sum_parts(const float* parts, int64_t number, int64_t step, int64_t count, bool adds, float* to) {
   torch::stable::parallel_for(0, count, 16384, [&](int64_t first, int64_t last) {
     if (!adds) std::memset(to + first, 0, (last - first) * sizeof(float));
-    for (const float* part = parts; part < parts + number * step; part += step) {
-      for (int64_t i = first; i < last; ++i) to[i] += part[i];
+    for (int64_t part = 0; part < number; ++part) {
+      const float* const from = parts + part * step;
+      for (int64_t i = first; i < last; ++i) to[i] += from[i];
     }
   });
 }
@@ -49,7 +50,6 @@ struct Backward {
   const float *x, *grad;
   int64_t kernels_size;       // 0 without the convolution path
   const float* grid;          // null where the position's gradients are not wanted
-  std::vector<float> parts;   // shares of the sums, one behind the other
   std::vector<float> rates;   // [B, N]
   std::vector<double> grids;  // [B, N, D, 3], of the keys' gradients
 
@@ -57,23 +57,23 @@ struct Backward {
 
   // Images first..first + count, each stage by all threads.
   void together(const Kernels& set, int64_t first, int64_t count) {
-    parts.resize(kernels_size);
-    stages(set, Crew(), first, 0, count, parts.data());
+    const std::unique_ptr<float[]> parts(new float[kernels_size]);
+    stages(set, Crew(), first, 0, count, parts.get());
     sum_projections(set, Crew(), first, 0, count, sums, first > 0);
-    sum_parts(parts.data(), 1, kernels_size, kernels_size, first > 0, sums.kernels);
+    sum_parts(parts.get(), 1, kernels_size, kernels_size, first > 0, sums.kernels);
   }
 
-  // The same images with sums of their own, which are added up in their order; of each, all stages by one thread where there is
-  // memory for so many. What it writes is then in its own cache when it reads it.
+  // Each with sums of its own, which are added up in the images' order. With a slot for every thread that finds an image, one
+  // thread does all stages of it: what it writes is in its own cache when it reads it. Else all threads share each image.
   void one_by_one(const Kernels& set, int64_t first, int64_t count, int64_t threads, int64_t slots) {
     const int64_t weight = whole.channels() * whole.in_channels, biases = sums.bias == nullptr ? 0 : 3 * whole.channels();
     const int64_t size = 3 * weight + biases + kernels_size;
-    parts.resize(count * size);
+    const std::unique_ptr<float[]> parts(new float[count * size]);
     const auto sums_at = [&](float* to) {
       return Sums{{to, to + weight, to + 2 * weight}, biases == 0 ? nullptr : to + 3 * weight, to + 3 * weight + biases};
     };
     const auto of_image = [&](const Crew& crew, int64_t slot, int64_t i) {
-      const Sums own = sums_at(parts.data() + i * size);
+      const Sums own = sums_at(parts.get() + i * size);
       stages(set, crew, first + i, slot, 1, own.kernels);
       sum_projections(set, crew, first + i, slot, 1, own, false);
     };
@@ -82,7 +82,7 @@ struct Backward {
     } else {
       for (int64_t i = 0; i < count; ++i) of_image(Crew(), 0, i);
     }
-    const Sums from = sums_at(parts.data());
+    const Sums from = sums_at(parts.get());
     const auto add_up = [&](const float* part, int64_t entries, float* to) { sum_parts(part, count, size, entries, first > 0, to); };
     for (int i = 0; i < 3; ++i) add_up(from.projections[i], weight, sums.projections[i]);
     if (biases > 0) add_up(from.bias, biases, sums.bias);
@@ -209,8 +209,8 @@ void write_gradients(const Kernels& set, const Backward& backward, const Paramet
   }
 }
 
-// The gradients of all inputs, as many images at a time as `grad_projected` holds; `apart`: each image with sums of its own,
-// and as many threads as it holds take some of their own. `projected` is what the forward pass kept, or memory of the same size
+// The gradients of all inputs, as many images at a time as `grad_projected` holds; `apart`: one by one, each with sums of its
+// own, by all threads or, where it holds an image for each of them, by as many at a time. `projected` is what the forward pass kept, or memory of the same size
 // as that one, to which q, k and v are computed again; `turned` is memory for some pixels of as many images of x, turned, and
 // may be that same one; `code` for the position code.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
@@ -255,7 +255,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   Backward backward{whole, windows, again, attention_of(whole, windows, scale, of_position, rate, data(projected)),
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
                     data(grad_projected), data(turned), turned.numel() / images, data(x), data(grad), kernels_size,
-                    places ? data(grid) : nullptr, {}, std::vector<float>(grad_rate.has_value() && attends ? whole.batch * heads : 0),
+                    places ? data(grid) : nullptr, std::vector<float>(grad_rate.has_value() && attends ? whole.batch * heads : 0),
                     std::vector<double>(places ? whole.batch * channels * 3 : 0)};
   const int64_t round = apart ? kRound : images;
   for (int64_t first = 0; first < whole.batch; first += round) {

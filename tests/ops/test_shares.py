@@ -33,21 +33,21 @@ def test_threads_without_images_help_with_all_but_large_ones(
 
 
 @pytest.mark.parametrize(
-    ("shape", "image", "kept", "expected"),
+    ("shape", "image", "expected"),
     [
-        ((8, 64, 56, 56), 2**21, False, (True, 2)),
-        ((1, 64, 56, 56), 2**21, False, (True, 1)),
-        ((8, 64, 448, 448), 2**27, False, (True, 1)),
-        ((8, 128, 56, 56), 2**23, True, (True, 2)),
-        ((8, 512, 14, 14), 2**21, True, (False, 2)),
-        ((8, 64, 14, 14), 2**18, False, (False, 8)),
+        ((8, 64, 56, 56), 2**21, (True, 2)),
+        ((1, 64, 56, 56), 2**21, (True, 1)),
+        ((8, 64, 448, 448), 2**27, (True, 1)),
+        ((8, 128, 56, 56), 2**22, (True, 2)),
+        ((8, 512, 14, 14), 2**21, (False, 2)),
+        ((8, 64, 14, 14), 2**18, (False, 8)),
     ],
 )
 def test_images_that_are_large_beside_their_sums_are_taken_by_threads(
-    shape: tuple[int, ...], image: int, kept: bool, expected: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], image: int, expected: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    assert _shares_backward(torch.empty(shape, device="meta"), image, kept) == expected
+    assert _shares_backward(torch.empty(shape, device="meta"), image) == expected
 
 
 def answers(layer: ACmix, x: Tensor) -> list[Tensor]:
@@ -76,12 +76,17 @@ def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: i
 
 
 @native
-@pytest.mark.parametrize(("channels", "side"), [(128, 28), (64, 48)], ids=["kept", "computed again"])
-@pytest.mark.parametrize("batch", [3, 4])
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "side"),
+    [(128, 128, 28), (64, 64, 48), (128, 32, 80), (64, 16, 80), (128, 128, 60)],
+    ids=["kept", "computed again", "kept, x turned in pieces", "computed again, x turned apart", "shared"],
+)
+@pytest.mark.parametrize("batch", [2, 5])
 def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
-    channels: int, side: int, batch: int
+    channels: int, out_channels: int, side: int, batch: int
 ) -> None:
-    layer, x = ACmix(channels, channels), torch.randn(batch, channels, side, side)  # q, k and v of more than 1 MB each
+    layer, x = ACmix(channels, out_channels), torch.randn(batch, channels, side, side)
+    assert _shares_backward(x, 4 * 3 * out_channels * side**2)[0]
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 5):
@@ -94,9 +99,16 @@ def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
 
 
 @native
-def test_sums_over_more_images_than_are_there_at_a_time_lack_none() -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sums_over_more_images_than_are_there_at_a_time_lack_none(threads: int) -> None:
+    torch.manual_seed(0)
     layer, x = ACmix(32, 32), torch.randn(66, 32, 54, 54)
-    whole = torch.autograd.grad(layer(x).sin().sum(), layer.parameters())
-    halves = [torch.autograd.grad(layer(half).sin().sum(), layer.parameters()) for half in (x[:33], x[33:])]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        whole = torch.autograd.grad(layer(x).sin().sum(), layer.parameters())
+        halves = [torch.autograd.grad(layer(half).sin().sum(), layer.parameters()) for half in (x[:33], x[33:])]
+    finally:
+        torch.set_num_threads(before)
     for found, one, other in zip(whole, *halves, strict=True):
-        assert (found - one - other).abs().max() <= 1e-6 * found.abs().max()
+        assert (found - one - other).abs().max() <= 2e-6 * found.abs().max()

@@ -24,8 +24,8 @@ _PAGE_BYTES = 4096
 _ROWS_BETWEEN = (2, 1)
 # The same in the backward pass, of images that share sums.
 _BACKWARD_BYTES = 5 * 2**20
-# From so many bytes of q, k and v on, and so many pixels for each channel of x, an image's share of the sums is little
-# beside it, and each has its own. Then threads take images of their own, where q, k and v were kept or are no larger.
+# From so many bytes of q, k and v on, and so many pixels for each channel of x, each image has sums of its own. Up to
+# _OWN_BYTES threads then take images of their own; larger ones are shared by all, as are the others, some at a time.
 _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
@@ -33,6 +33,7 @@ _FIELDS = LayerInputs._fields
 # Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
 _TURNED_BYTES = 6 * 2**20
+_TURNED_APART_BYTES = 2 * 2**20  # of an image that has its own sums: these do not depend on how many have room
 _TURNED_PIXELS = 1024
 
 
@@ -100,14 +101,14 @@ def _rows_between(shape: tuple[int, ...], slots: int) -> int:
     return next(helping, 0)
 
 
-def _shares_backward(x: Tensor, image: int, kept: bool) -> tuple[bool, int]:
+def _shares_backward(x: Tensor, image: int) -> tuple[bool, int]:
     """Whether each image has sums of its own, and how many images there is memory for at a time."""
     batch, channels, height, width = x.shape
     threads = torch.get_num_threads()
     if image < _APART_BYTES or height * width < _APART_PIXELS * channels:
         most = max(1, _BACKWARD_BYTES // image)
         return False, -(-batch // -(-batch // most))  # as many each time
-    return True, min(threads, batch) if kept or image <= _OWN_BYTES else 1
+    return True, min(threads, batch) if image <= _OWN_BYTES else 1
 
 
 def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:
@@ -120,11 +121,11 @@ def _for_images(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return scratch(name, shape) if stays(shape) else kept_memory(x, shape)
 
 
-def _turned_entries(x: Tensor, images: int) -> int:
-    """Memory for x turned, of all pixels or of as many at a time as _TURNED_BYTES hold."""
+def _turned_entries(x: Tensor, images: int, apart: bool) -> int:
+    """Memory for x turned, of all pixels or of as many at a time as have room."""
     pixels, channels = x.shape[2] * x.shape[3], -(-x.shape[1] // _TURNED) * _TURNED
-    fitting = max(_TURNED_PIXELS, _TURNED_BYTES // (x.element_size() * images * channels))
-    return images * channels * min(pixels, fitting)
+    room = _TURNED_APART_BYTES if apart else _TURNED_BYTES // images
+    return images * channels * min(pixels, max(_TURNED_PIXELS, room // (x.element_size() * channels)))
 
 
 def layer_backward(
@@ -137,7 +138,7 @@ def layer_backward(
     inputs = _dense(inputs)
     x = inputs.x
     image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    apart, images = _shares_backward(x, image, projected is not None)
+    apart, images = _shares_backward(x, image)
     shape = _projected_shape(inputs, window, images)
     unwanted = ("grid",) if wants_x else ("grid", "x")
     grads = [
@@ -153,7 +154,7 @@ def layer_backward(
     if projected is None:
         projected = _for_images("projected", x, shape)
     # x, turned, takes the place of q, k and v where they are no more needed.
-    entries = _turned_entries(x, images)
+    entries = _turned_entries(x, images, apart)
     turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
         grad.contiguous(), *inputs, projected, kept, _for_images("gradients", x, shape), turned, _code(inputs, shape),
