@@ -22,10 +22,10 @@ _STRIP_ROWS = 8
 # Pieces whole pages apart share few places of the first cache: so many rows of nothing keep them from it, if any can.
 _PAGE_BYTES = 4096
 _ROWS_BETWEEN = (2, 1)
-# The same in the backward pass, of images that share sums.
+# The same in the backward pass, of images that share sums: all threads share these too.
 _BACKWARD_BYTES = 5 * 2**20
-# From so many bytes of q, k and v on, and so many pixels for each channel of x, each image has sums of its own. Up to
-# _OWN_BYTES threads then take images of their own; larger ones are shared by all, as are the others, some at a time.
+# From so many bytes of q, k and v on, and so many pixels for each channel of x, each image has sums of its own. Threads
+# take images of their own where these are no larger than _OWN_BYTES; else all threads share one.
 _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
