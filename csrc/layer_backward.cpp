@@ -63,8 +63,8 @@ struct Backward {
     sum_parts(parts.get(), 1, kernels_size, kernels_size, first > 0, sums.kernels);
   }
 
-  // Each with sums of its own, which are added up in the images' order. With a slot for every thread that finds an image, one
-  // thread does all stages of it: what it writes is in its own cache when it reads it. Else all threads share each image.
+  // The same, each with sums of its own, which are added up in the images' order. With a slot for every thread that finds an
+  // image, one thread does all stages of it: what it writes is in its own cache when it reads it. Else all threads share each.
   void one_by_one(const Kernels& set, int64_t first, int64_t count, int64_t threads, int64_t slots) {
     const int64_t weight = whole.channels() * whole.in_channels, biases = sums.bias == nullptr ? 0 : 3 * whole.channels();
     const int64_t size = 3 * weight + biases + kernels_size;
@@ -209,10 +209,10 @@ void write_gradients(const Kernels& set, const Backward& backward, const Paramet
   }
 }
 
-// The gradients of all inputs, as many images at a time as `grad_projected` holds; `apart`: one by one, each with sums of its
-// own, by all threads or, where it holds an image for each of them, by as many at a time. `projected` is what the forward pass kept, or memory of the same size
-// as that one, to which q, k and v are computed again; `turned` is memory for some pixels of as many images of x, turned, and
-// may be that same one; `code` for the position code.
+// The gradients of all inputs, as many images at a time as `grad_projected` holds. `apart`: each image has sums of its own, and
+// one thread does all of it where `grad_projected` holds an image for every thread that finds one. `projected` is what the
+// forward pass kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for
+// some pixels of as many images of x, turned, and may be that same one; `code` for the position code.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                     const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                     const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,

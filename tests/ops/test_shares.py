@@ -1,6 +1,7 @@
 """How the native layer cuts a batch for its threads: into blocks that come out even."""
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -50,6 +51,23 @@ def test_images_that_are_large_beside_their_sums_are_taken_by_threads(
     assert _shares_backward(torch.empty(shape, device="meta"), image) == expected
 
 
+def on_threads(numbers: Sequence[int], run: Callable[[], list[Tensor]]) -> Iterator[list[Tensor]]:
+    """What comes out on each number of threads."""
+    before = torch.get_num_threads()
+    try:
+        for threads in numbers:
+            torch.set_num_threads(threads)
+            yield run()
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_same_bits_on_any_number_of_threads(layer: ACmix, x: Tensor) -> None:
+    first, *others = on_threads((1, 2, 3, 5), lambda: answers(layer, x))
+    for other in others:
+        assert all(torch.equal(one, same) for one, same in zip(first, other, strict=True))
+
+
 def answers(layer: ACmix, x: Tensor) -> list[Tensor]:
     """What comes out without and with a graph, and all gradients."""
     with torch.no_grad():
@@ -64,15 +82,7 @@ def answers(layer: ACmix, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("channels", [8, 64])
 def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: int, channels: int) -> None:
     layer, x = ACmix(channels, channels), torch.randn(batch, channels, 20, 20)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 5):
-            torch.set_num_threads(threads)
-            found.append(answers(layer, x))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
+    assert_same_bits_on_any_number_of_threads(layer, x)
 
 
 @native
@@ -87,28 +97,19 @@ def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
 ) -> None:
     layer, x = ACmix(channels, out_channels), torch.randn(batch, channels, side, side)
     assert _shares_backward(x, 4 * 3 * out_channels * side**2)[0]
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 5):
-            torch.set_num_threads(threads)
-            found.append(answers(layer, x))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
+    assert_same_bits_on_any_number_of_threads(layer, x)
 
 
 @native
-@pytest.mark.parametrize("threads", [1, 3])
-def test_sums_over_more_images_than_are_there_at_a_time_lack_none(threads: int) -> None:
+def test_sums_over_more_images_than_are_there_at_a_time_lack_none() -> None:
     torch.manual_seed(0)
     layer, x = ACmix(32, 32), torch.randn(66, 32, 54, 54)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        whole = torch.autograd.grad(layer(x).sin().sum(), layer.parameters())
-        halves = [torch.autograd.grad(layer(half).sin().sum(), layer.parameters()) for half in (x[:33], x[33:])]
-    finally:
-        torch.set_num_threads(before)
-    for found, one, other in zip(whole, *halves, strict=True):
-        assert (found - one - other).abs().max() <= 2e-6 * found.abs().max()
+
+    def gradients(of: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(layer(of).sin().sum(), layer.parameters()))
+
+    wholes = on_threads((1, 3), lambda: gradients(x))
+    first, second = gradients(x[:33]), gradients(x[33:])
+    for whole in wholes:
+        for found, one, other in zip(whole, first, second, strict=True):
+            assert (found - one - other).abs().max() <= 1e-6 * found.abs().max()

@@ -22,7 +22,7 @@ _STRIP_ROWS = 8
 # Pieces whole pages apart share few places of the first cache: so many rows of nothing keep them from it, if any can.
 _PAGE_BYTES = 4096
 _ROWS_BETWEEN = (2, 1)
-# The same in the backward pass, of images that share sums: all threads share these too.
+# The same in the backward pass, where all threads share the images and the images share the parameters' sums.
 _BACKWARD_BYTES = 5 * 2**20
 # From so many bytes of q, k and v on, and so many pixels for each channel of x, each image has sums of its own. Threads
 # take images of their own where these are no larger than _OWN_BYTES; else all threads share one.
@@ -33,7 +33,7 @@ _FIELDS = LayerInputs._fields
 # Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
 _TURNED_BYTES = 6 * 2**20
-_TURNED_APART_BYTES = 2 * 2**20  # of an image that has its own sums: these do not depend on how many have room
+_TURNED_APART_BYTES = 2 * 2**20  # for each image that has its own sums: how these round depends on no number of threads
 _TURNED_PIXELS = 1024
 
 
