@@ -12,6 +12,7 @@ constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; wit
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kThreads = 4;                     // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;                   // that are asked for before they are packed: each is on a page of its own
+constexpr int64_t kLineEntries = 16;                // of a cache line
 constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
 
 constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
@@ -92,27 +93,6 @@ ACMIX_APART void pack_cut(const Product& p, const TileColumns& at, int64_t depth
   }
 }
 
-// Columns of some tiles, rows depth..: [tiles][rows][tile_columns]. Row by row, as they lie in memory.
-inline void pack_columns(const Product& p, const TileColumns* tiles, int64_t count, int64_t depth, int64_t rows, float* to) {
-  constexpr int64_t wide = tile_columns();
-  for (int64_t k = 0; k < rows; ++k) {
-    const float* const row = p.x + (depth + k) * p.x_row;
-    float* line = to + k * wide;
-    for (int64_t t = 0; t < count; ++t, line += rows * wide) {
-      if (!tiles[t].whole) continue;
-      const float* from = row + tiles[t].image * p.x_image + tiles[t].pixel;
-      ACMIX_UNROLL
-      for (int64_t v = 0; v < wide; v += Lanes<float>::count) {
-        if (v * sizeof(float) % 64 == 0) __builtin_prefetch(from + kRowsAhead * p.x_row + v);
-        store(line + v, load(from + v));
-      }
-    }
-  }
-  for (int64_t t = 0; t < count; ++t) {
-    if (!tiles[t].whole) pack_cut(p, tiles[t], depth, rows, to + t * rows * wide);
-  }
-}
-
 // Where each row of the weight begins, and for rows of a last tile that are none, the last one again: what they give is not
 // written.
 inline void place_rows(const Product& p, const float** to) {
@@ -123,12 +103,41 @@ inline void place_rows(const Product& p, const float** to) {
   for (int64_t row = p.rows; row < all; ++row) to[row] = to[p.rows - 1];
 }
 
-// One register tile of NV vectors: sums over `depth` of the weight's entries times a packed row.
-// The weight's entries stand in a panel, or in rows that begin at `rows`.
-template <bool PANEL, int NV>
-ACMIX_INLINE void multiply_tile(const float* panel, const float* const* rows, int64_t start, const float* packed, int64_t depth,
+// The columns of a tile: packed, [depth][tile_columns], or rows of the map, which are packed while they are multiplied.
+struct PackedColumns {
+  const float* at;
+
+  template <int NV>
+  ACMIX_INLINE void next(Vector<float> (&right)[NV]) {
+    ACMIX_UNROLL
+    for (int v = 0; v < NV; ++v) right[v] = load_once(at + v * Lanes<float>::count);
+    at += tile_columns();
+  }
+};
+
+struct MapColumns {
+  const float* at;
+  int64_t row;
+  float* to;
+
+  template <int NV>
+  ACMIX_INLINE void next(Vector<float> (&right)[NV]) {
+    constexpr int64_t lanes = Lanes<float>::count;
+    ACMIX_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      if (v * lanes % kLineEntries == 0) __builtin_prefetch(at + kRowsAhead * row + v * lanes);
+      right[v] = load_once(at + v * lanes);
+      store(to + v * lanes, right[v]);
+    }
+    at += row, to += tile_columns();
+  }
+};
+
+// One register tile of NV vectors: sums over `depth` of the weight's entries times a row of columns. The weight's entries
+// stand in a panel, or in rows that begin at `rows`.
+template <bool PANEL, int NV, class C>
+ACMIX_INLINE void multiply_tile(const float* panel, const float* const* rows, int64_t start, C columns, int64_t depth,
                                 Vector<float> (&sums)[kTileRows][NV]) {
-  constexpr int64_t lanes = Lanes<float>::count;
   const float* at[kTileRows];
   ACMIX_UNROLL
   for (int i = 0; i < kTileRows; ++i) {
@@ -136,10 +145,9 @@ ACMIX_INLINE void multiply_tile(const float* panel, const float* const* rows, in
     ACMIX_UNROLL
     for (int v = 0; v < NV; ++v) sums[i][v] = Vector<float>{};
   }
-  for (int64_t k = 0; k < depth; ++k, packed += tile_columns()) {
+  for (int64_t k = 0; k < depth; ++k) {
     Vector<float> right[NV];
-    ACMIX_UNROLL
-    for (int v = 0; v < NV; ++v) right[v] = load_once(packed + v * lanes);
+    columns.next(right);
     ACMIX_UNROLL
     for (int i = 0; i < kTileRows; ++i) {
       const float entry = PANEL ? panel[k * kTileRows + i] : at[i][k];
@@ -197,50 +205,89 @@ ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& a
   write_cut(p, row, at, begins, kept);
 }
 
-// Rows top..bottom of one tile of columns; a tile that one vector holds takes no more.
-template <bool PANEL, int NV>
-ACMIX_INLINE void multiply_rows(const Product& p, const float* const* rows, int64_t top, int64_t bottom, const TileColumns& at,
-                                const float* packed, int64_t start, int64_t depth) {
-  for (int64_t row = top; row < bottom; row += kTileRows) {
-    Vector<float> sums[kTileRows][NV];
-    multiply_tile<PANEL, NV>(p.panels + row * p.depth + start * kTileRows, rows + row, start, packed, depth, sums);
-    write_tile(p, row, at, start == 0, sums);
+// The memory of a whole tile's sums, which are written after the products: else the stores would wait for it.
+template <int NV>
+ACMIX_INLINE void ask_for_outputs(const Product& p, int64_t row, const TileColumns& at) {
+  if (!at.whole) return;
+  const float* to = p.out + at.image * p.out_image + row * p.out_row + at.pixel;
+  ACMIX_UNROLL
+  for (int i = 0; i < kTileRows; ++i, to += p.out_row) {
+    ACMIX_UNROLL
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(to + v * Lanes<float>::count, 1);
   }
 }
 
-template <bool PANEL>
-ACMIX_APART void multiply_columns(const Product& p, const float* const* rows, int64_t top, int64_t bottom, const TileColumns& at,
-                                  const float* packed, int64_t start, int64_t depth) {
-  constexpr int64_t lanes = Lanes<float>::count;
-  if (at.count <= lanes) return multiply_rows<PANEL, 1>(p, rows, top, bottom, at, packed, start, depth);
-  if constexpr (kTileVectors > 2) {
-    if (at.count <= 2 * lanes) return multiply_rows<PANEL, 2>(p, rows, top, bottom, at, packed, start, depth);
+// What a unit does with the rows start..start + depth of a tile's columns.
+struct TileProduct {
+  const Product& p;
+  const float* const* rows;
+  int64_t top, bottom, start, depth;
+  float* packed;
+
+  // One tile of the weight's rows.
+  template <bool PANEL, int NV, class C>
+  ACMIX_INLINE void multiply_row(int64_t row, const TileColumns& at, C columns) const {
+    Vector<float> sums[kTileRows][NV];
+    ask_for_outputs<NV>(p, row, at);
+    multiply_tile<PANEL, NV>(p.panels + row * p.depth + start * kTileRows, rows + row, start, columns, depth, sums);
+    write_tile(p, row, at, start == 0, sums);
   }
-  multiply_rows<PANEL, kTileVectors>(p, rows, top, bottom, at, packed, start, depth);
-}
+
+  template <bool PANEL, int NV>
+  ACMIX_INLINE void multiply_rows(int64_t first, const TileColumns& at) const {
+    for (int64_t row = first; row < bottom; row += kTileRows) multiply_row<PANEL, NV>(row, at, PackedColumns{packed});
+  }
+
+  // The first rows of the weight pack the columns, the others ask for those of the next tile.
+  template <bool PANEL>
+  ACMIX_INLINE void multiply_whole(const TileColumns& at) const {
+    const float* const from = p.x + at.image * p.x_image + start * p.x_row + at.pixel;
+    multiply_row<PANEL, kTileVectors>(top, at, MapColumns{from, p.x_row, packed});
+    const bool asks = at.pixel + 2 * tile_columns() <= p.pixels;
+    const int64_t share = asks ? depth * kTileRows / (bottom - top) + 1 : 0;
+    const float* next = from + tile_columns();
+    for (int64_t row = top + kTileRows, asked = 0; row < bottom; row += kTileRows) {
+      for (const int64_t last = least(asked + share, depth); asked < last; ++asked, next += p.x_row) {
+        for (int64_t x = 0; x < tile_columns(); x += kLineEntries) __builtin_prefetch(next + x, 0, 2);
+      }
+      multiply_row<PANEL, kTileVectors>(row, at, PackedColumns{packed});
+    }
+  }
+
+  // A tile that one vector holds takes no more.
+  template <bool PANEL>
+  ACMIX_APART void multiply_columns(const TileColumns& at) const {
+    constexpr int64_t lanes = Lanes<float>::count;
+    if (at.whole) return multiply_whole<PANEL>(at);
+    pack_cut(p, at, start, depth, packed);
+    if (at.count <= lanes) return multiply_rows<PANEL, 1>(top, at);
+    if constexpr (kTileVectors > 2) {
+      if (at.count <= 2 * lanes) return multiply_rows<PANEL, 2>(top, at);
+    }
+    multiply_rows<PANEL, kTileVectors>(top, at);
+  }
+};
 
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t wide = tile_columns();
   const ProductPlan plan(p);
-  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * kBlockColumns), Holds::anything);
-  float* const packed = scratch.take(least(kDepth, p.depth) * kBlockColumns);
+  Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * wide), Holds::anything);
+  float* const packed = scratch.take(0);
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
   const float** const rows = places.take(0);
   if (!p.transposed) place_rows(p, rows);
   for (int64_t unit = first_unit, next; unit < last_unit; unit = next) {
     // Units with the same columns are one: these are packed once.
-    const int64_t block = unit / plan.row_blocks, left = plan.first_tile(block), count = plan.first_tile(block + 1) - left;
+    const int64_t block = unit / plan.row_blocks, left = plan.first_tile(block), right = plan.first_tile(block + 1);
     next = least((block + 1) * plan.row_blocks, last_unit);
     const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + (next - unit) * plan.block_rows, p.rows);
-    TileColumns tiles[kMostTiles];
-    for (int64_t t = 0; t < count; ++t) tiles[t] = TileColumns(p, (left + t) * wide, plan.columns);
     for (int64_t start = 0, depth; start < p.depth; start += depth) {
       depth = least(kDepth, p.depth - start);
-      pack_columns(p, tiles, count, start, depth, packed);
-      for (int64_t t = 0; t < count; ++t) {
-        const float* const columns = packed + t * depth * wide;
-        if (p.transposed) multiply_columns<true>(p, rows, top, bottom, tiles[t], columns, start, depth);
-        else multiply_columns<false>(p, rows, top, bottom, tiles[t], columns, start, depth);
+      const TileProduct product{p, rows, top, bottom, start, depth, packed};
+      for (int64_t t = left; t < right; ++t) {
+        const TileColumns at(p, t * wide, plan.columns);
+        if (p.transposed) product.multiply_columns<true>(at);
+        else product.multiply_columns<false>(at);
       }
     }
   }
