@@ -163,9 +163,8 @@ struct ConvolutionUnit {
   int64_t group, batch, top, bottom;
 
   ConvolutionUnit(const GroupConvolution& c, int64_t unit) {
-    const int64_t blocks = convolution_blocks(c);
-    group = unit / blocks / c.batch, batch = unit / blocks % c.batch;
-    top = c.top + unit % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+    batch = unit % c.batch, group = unit / c.batch % c.groups;
+    top = c.top + unit / c.batch / c.groups * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
   }
 };
 

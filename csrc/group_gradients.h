@@ -202,10 +202,11 @@ template <class T>
 void turned_convolution(const GroupConvolution& c, int64_t first_group, int64_t last_group) {
   const int64_t inputs = c.pieces + (c.ones ? 1 : 0), taps = c.kernel * c.kernel, size = c.outputs * inputs * taps;
   const int64_t turned_size = c.pieces * c.outputs * taps;
-  Scratch<T> scratch(turned_size * c.groups);
-  T* const turned = scratch.take(turned_size * c.groups);
-  for (int64_t group = first_group; group < last_group; ++group) {
-    const T* weight = static_cast<const T*>(c.weight) + group * size;
+  const int64_t groups = last_group - first_group;
+  Scratch<T> scratch(turned_size * groups);
+  T* const turned = scratch.take(turned_size * groups);
+  for (int64_t group = 0; group < groups; ++group) {
+    const T* weight = static_cast<const T*>(c.weight) + (first_group + group) * size;
     for (int64_t o = 0; o < c.outputs; ++o) {
       for (int64_t i = 0; i < c.pieces; ++i) {
         for (int64_t tap = 0; tap < taps; ++tap) {
@@ -215,21 +216,22 @@ void turned_convolution(const GroupConvolution& c, int64_t first_group, int64_t 
     }
   }
   GroupConvolution call = c;
+  call.groups = groups;
   call.pieces = c.outputs;
   call.outputs = c.pieces;
   call.ones = false;
   call.top = 0, call.bottom = call.out_height;
-  call.x = c.grad;
-  call.out = c.grad_x;
+  call.x = from_outer(c.grad, first_group);
+  call.out = from_outer(c.grad_x, first_group);
   call.weight = turned;
-  const int64_t units = c.batch * convolution_blocks(call), first = first_group * units, last = last_group * units;
+  const int64_t units = convolution_forward_units(call);
 #ifdef ACMIX_HAS_MASKS
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (convolves_by_winograd(call)) return convolution_forward_winograd(call, first, last);
-    if (convolves_directly(call)) return convolution_forward_direct<1>(call, first, last);
+    if (convolves_by_winograd(call)) return convolution_forward_winograd(call, 0, units);
+    if (convolves_directly(call)) return convolution_forward_direct<1>(call, 0, units);
   }
 #endif
-  convolution_forward<T>(call, first, last);
+  convolution_forward<T>(call, 0, units);
 }
 
 template <class T>

@@ -42,6 +42,13 @@ ACMIX_INLINE uint16_t write_float16(float x) {
   return static_cast<uint16_t>(sign | (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1)) >> 13);
 }
 
+// The same tensor from an index of its second dimension on.
+inline View from_outer(View view, int64_t index) {
+  const int64_t bytes = view.dtype == Dtype::float64 ? 8 : view.dtype == Dtype::float32 ? 4 : 2;
+  view.data = static_cast<char*>(view.data) + index * view.strides[1] * bytes;
+  return view;
+}
+
 // `count` entries from `offset` on, `step` apart, to `to`.
 template <class T>
 inline void read_row(const View& view, int64_t offset, int64_t count, int64_t step, T* to) {

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "joint_work.h"
 #include "problem.h"
@@ -28,17 +29,25 @@ inline View view_of(const Tensor& x) {
   return view;
 }
 
-// Calls body(first, last) until all of 0..count is done. Threads take large parts at first and small ones in the end.
+// Calls body(first, last) until all of 0..count is done. Each thread has an equal part of its own, the same in every call: it
+// finds in its cache what it wrote there in the call before. It takes large parts of it at first and small ones in the end, and
+// then what others have left.
 template <class F>
 void in_parts(int64_t count, const F& body) {
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
   if (count == 0) return;
   if (threads == 1) return body(0, count);
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t first = next.load(), size; first < count; first = next.load()) {
-      size = part_of(count - first, threads);
-      if (next.compare_exchange_strong(first, first + size)) body(first, first + size);
+  const auto first_of = [&](int64_t thread) { return count * thread / threads; };
+  const std::unique_ptr<std::atomic<int64_t>[]> next(new std::atomic<int64_t>[static_cast<size_t>(threads)]);
+  for (int64_t thread = 0; thread < threads; ++thread) next[static_cast<size_t>(thread)] = first_of(thread);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t number, int64_t) {
+    for (int64_t i = 0; i < threads; ++i) {
+      const int64_t owner = (number + i) % threads, last = first_of(owner + 1);
+      std::atomic<int64_t>& taken = next[static_cast<size_t>(owner)];
+      for (int64_t first = taken, size; first < last; first = taken) {
+        size = part_of(last - first, 1);
+        if (taken.compare_exchange_strong(first, first + size)) body(first, first + size);
+      }
     }
   });
 }
