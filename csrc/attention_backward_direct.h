@@ -224,9 +224,9 @@ class DirectBackward {
       : a_(a), plan_(a), lines_(plan_.tiles), block_(block_rows), row_(plan_.row),
         packed_size_(least((block_rows - 1) * S + K, a.height) * row_), query_size_(a.width * lines_.length),
         weights_size_(K * K * lines_.length), tile_size_(kGroup * K * K * lanes), result_size_(S == 1 ? 0 : kGroup * a.width * lanes),
-        scratch_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(kGroup * query_size_) + 2 * Memory::size_of(kGroup * weights_size_)),
+        scratch_(2 * Memory::size_of(packed_size_ + kMaskLanes) + 2 * Memory::size_of(kGroup * query_size_) + 2 * Memory::size_of(kGroup * weights_size_)),
         sums_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(tile_size_) + Memory::size_of(result_size_), Holds::anything),
-        keys_(scratch_.take(packed_size_)), values_(scratch_.take(packed_size_)), grad_keys_(sums_.take(packed_size_)),
+        keys_(scratch_.take(packed_size_ + kMaskLanes) + kPackedFrom<K, S>), values_(scratch_.take(packed_size_ + kMaskLanes) + kPackedFrom<K, S>), grad_keys_(sums_.take(packed_size_)),
         grad_values_(sums_.take(packed_size_)), queries_(scratch_.take(kGroup * query_size_) + Lines::margin),
         grads_(scratch_.take(kGroup * query_size_) + Lines::margin),
         weights_(scratch_.take(kGroup * weights_size_) + Lines::margin),
@@ -278,8 +278,8 @@ class DirectBackward {
     const TileRows queries{queries_ + x, line, query_size_}, grads{grads_ + x, line, query_size_};
     read_direct<S>(t, Rows(a_.q, batch, head), scale_, queries_ + x, line, query_size_);
     read_direct<1>(t, Rows(a_.grad, batch, head), 1.0f, grads_ + x, line, query_size_);
-    direct_scores<ROWS>(t, plan_.logits, queries, keys, tile_weights_);
-    direct_scores<ROWS>(t, plan_.products, grads, values, tile_grads_);
+    direct_scores<ROWS>(t, plan_.of_tile(plan_.logits, t.tile), queries, keys, tile_weights_);
+    direct_scores<ROWS>(t, plan_.of_tile(plan_.products, t.tile), grads, values, tile_grads_);
     double grad_rate = 0;
     Vector<float> factors[ROWS];
     for (int64_t r = 0; r < ROWS; ++r) {

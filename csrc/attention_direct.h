@@ -9,20 +9,23 @@ namespace acmix::ACMIX_ISA {
 // Products of the tile's rows R0..R1 of `left` with the window's columns FROM..TO of one packed row, from the tile's columns
 // on, and what the border adds to them, to `lines`.
 template <int R0, int R1, int FROM, int TO, int K, int S>
-ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const DirectBorder& border, const TileRows& left, const float* key,
-                               int64_t channel, int64_t key_row, float* lines) {
+ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileBorder& border, const TileRows& left, const float* key,
+                               int64_t channel, int64_t ahead, int64_t key_row, float* lines) {
   const DirectPlan<K, S>& plan = t.plan;
-  const float* columns = border.columns + t.tile * K * kMaskLanes;
+  const Vector<float> down = splat(border.down[border.step * key_row]);
   Vector<float> sums[R1 - R0][TO - FROM];
   ACMIX_UNROLL
   for (int r = R0; r < R1; ++r) {
-    const Vector<float> row = splat(border.rows[(t.y + r) * K + key_row - (t.y + r) * S + K / 2]);
+    const Vector<float> row = border.rows[(t.y + r) * K + key_row - (t.y + r) * S + K / 2] + load(border.slopes + r * border.slope) * down;
+    const float* const columns = border.columns + r * border.row;
     ACMIX_UNROLL
     for (int o = FROM; o < TO; ++o) sums[r - R0][o - FROM] = load(columns + o * kMaskLanes) + row;
   }
   const int64_t width = plan.call.width, step = left.row;
-  const float* query = left.data + R0 * step;
-  for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel) {
+  const float *query = left.data + R0 * step, *next = left.data + t.ahead(step) + key_row % (tile_group(K, S)) * step;
+  for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel, next += left.channel) {
+    __builtin_prefetch(key + ahead);
+    __builtin_prefetch(next);
     Vector<float> queries[R1 - R0];
     ACMIX_UNROLL
     for (int r = 0; r < R1 - R0; ++r) queries[r] = load_once(query + r * step);
@@ -44,15 +47,15 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const DirectBorder& bo
 
 // Of all rows of the tile with their windows: [rows][K * K][lanes].
 template <int ROWS, int K, int S>
-ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const DirectBorder& border, const TileRows& left, const Rows& keys,
+ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const TileBorder& border, const TileRows& left, const Rows& keys,
                                float* lines) {
-  const int64_t x = t.tile * kMaskLanes;
+  const int64_t x = t.tile * kMaskLanes, ahead = t.keys_ahead(keys.row);
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
     constexpr int fitting = (R1 - R0) * K < kRegisters - (R1 - R0) ? K : (K + 1) / 2;
     const float* const row = keys.data + key * keys.row + x;
-    direct_score<R0, R1, 0, fitting>(t, border, left, row, keys.channel, key, lines);
-    if constexpr (fitting < K) direct_score<R0, R1, fitting, K>(t, border, left, row, keys.channel, key, lines);
+    direct_score<R0, R1, 0, fitting>(t, border, left, row, keys.channel, ahead, key, lines);
+    if constexpr (fitting < K) direct_score<R0, R1, fitting, K>(t, border, left, row, keys.channel, 0, key, lines);
   });
 }
 
@@ -66,12 +69,16 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, 
     ACMIX_UNROLL
     for (int i = 0; i < ND; ++i) sums[r][i] = Vector<float>{};
   }
+  const int64_t ahead = t.keys_ahead(values.row), below = t.ahead(out.row);
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
     const float* from = values.data + key * values.row + t.tile * kMaskLanes;
     Sliding<K, S> channels[ND];
     ACMIX_UNROLL
-    for (int i = 0; i < ND; ++i) channels[i] = Sliding<K, S>(from + i * values.channel, t.plan.phase);
+    for (int i = 0; i < ND; ++i) {
+      channels[i] = Sliding<K, S>(from + i * values.channel, t.plan.phase);
+      __builtin_prefetch(from + i * values.channel + ahead);
+    }
     const float* lines[ROWS];
     ACMIX_UNROLL
     for (int r = R0; r < R1; ++r) lines[r] = weights + t.line(r, key);
@@ -91,7 +98,12 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, 
   ACMIX_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     ACMIX_UNROLL
-    for (int i = 0; i < ND; ++i) store_lanes(t.own, out.data + r * out.row + i * out.channel, sums[r][i] * factors[r]);
+    for (int i = 0; i < ND; ++i) {
+      float* const to = out.data + r * out.row + i * out.channel;
+      __builtin_prefetch(to + below, 1);
+      __builtin_prefetch(to + below + kMaskLanes - 1, 1);
+      store_lanes(t.own, to, sums[r][i] * factors[r]);
+    }
   }
 }
 
@@ -114,13 +126,14 @@ ACMIX_INLINE void direct_gathers(const DirectTile<K, S>& t, const float* weights
 struct ForwardRows {
   Rows queries, keys, values;
   OutRows out;
-  float rate;
+  float rate, factor;  // on the output; on the keys
 };
 
 // The tile's queries: where they stand, if whole vectors of them do, or a copy. Vectors of 64 bytes, most of which lie across
 // two cache lines, are read too often for the former.
 template <int K, int S>
 ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* copy) {
+  if (t.plan.call.padded) return {of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes, of.queries.channel, of.queries.row};
   if constexpr (!kCuts && S == 1) {
     if (t.own.last >= kMaskLanes) {
       const float* const from = of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes;
@@ -148,6 +161,8 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
     DirectTile<K, S> t(plan, tile);
     for (t.y = top; t.y < bottom; t.y += t.rows) {
       t.rows = least(tile_group(K, S), bottom - t.y);
+      const bool last = t.y + t.rows == bottom;
+      t.rows_on = last ? top - t.y : t.rows, t.columns_on = last ? kMaskLanes : 0;
       if (t.rows == 1) body(RowCount<1>{}, t);
       else if (t.rows == 2) body(RowCount<2>{}, t);
       else if (t.rows == 3) body(RowCount<3>{}, t);
@@ -156,27 +171,45 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
   }
 }
 
-// Asks for the memory of a tile's outputs, which are written long after: else the stores would wait for it.
+// The border with what the position code adds: less, times `factor`, a query's products with the code of a key. `memory` is
+// [ROWS][K + 1][lanes].
 template <int ROWS, int K, int S>
-ACMIX_INLINE void ask_for_outputs(const DirectTile<K, S>& t, const OutRows& out) {
-  const float* to = out.data + t.y * out.row + t.tile * kMaskLanes;
-  for (int64_t d = 0; d < t.plan.call.width; ++d, to += out.channel) {
+ACMIX_APART TileBorder coded_border(const DirectTile<K, S>& t, const TileRows& left, float factor, float* memory) {
+  constexpr int64_t lanes = kMaskLanes, row = (K + 1) * lanes;
+  const Attention& a = t.plan.call;
+  TileBorder border = t.plan.of_tile(t.plan.logits, t.tile);
+  Vector<float> across[ROWS]{}, down[ROWS]{};
+  const float* query = left.data;
+  for (int64_t d = 0; d < a.width; ++d, query += left.channel) {
+    const float by_column = -factor * a.code[2 * d], by_row = -factor * a.code[2 * d + 1];
     ACMIX_UNROLL
     for (int r = 0; r < ROWS; ++r) {
-      __builtin_prefetch(to + r * out.row, 1);
-      __builtin_prefetch(to + r * out.row + kMaskLanes - 1, 1);
+      const Vector<float> own = load_once(query + r * left.row);
+      across[r] += own * by_column, down[r] += own * by_row;
     }
   }
+  const float* const places = t.plan.places + t.tile * K * lanes;
+  for (int64_t o = 0; o < K; ++o) {
+    const Vector<float> shown = load(border.columns + o * lanes), place = load(places + o * lanes);
+    ACMIX_UNROLL
+    for (int r = 0; r < ROWS; ++r) store(memory + r * row + o * lanes, shown + across[r] * place);
+  }
+  ACMIX_UNROLL
+  for (int r = 0; r < ROWS; ++r) store(memory + r * row + K * lanes, down[r]);
+  border.columns = memory, border.slopes = memory + K * lanes, border.row = border.slope = row;
+  border.down = a.down, border.step = 1;
+  return border;
 }
 
 // Weights without their sums, and by what the products with values are multiplied.
 template <int ROWS, int K, int S>
-ACMIX_INLINE void direct_weights(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* weights, float* factors) {
+ACMIX_INLINE void direct_weights(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* border, float* weights,
+                                 float* factors) {
   const TileRows left = left_rows(t, of, queries);
-  ask_for_outputs<ROWS>(t, of.out);
-  direct_scores<ROWS>(t, t.plan.logits, left, of.keys, weights);
+  const TileBorder all = t.plan.call.code == nullptr ? t.plan.of_tile(t.plan.logits, t.tile) : coded_border<ROWS>(t, left, of.factor, border);
+  direct_scores<ROWS>(t, all, left, of.keys, weights);
   for (int64_t r = 0; r < ROWS; ++r) {
-    store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes));
+    store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes, t.plan.late));
   }
 }
 
@@ -188,6 +221,12 @@ ACMIX_INLINE void direct_outputs(const DirectTile<K, S>& t, const ForwardRows& o
   direct_gathers<ROWS>(t, weights, of.values, of_rows, of.out.from(t.y, t.tile * kMaskLanes));
 }
 
+inline Layout forward_layout(const Attention& a) {
+  if (!attends_directly(a)) return {0, false};
+  const bool pads = a.stride == 1 && a.columns >= kMaskLanes && late_factor(a) > 0;
+  return {pads ? round_up(a.columns + a.kernel / 2, 16) : 0, true};
+}
+
 // At a stride there are many keys for few queries: unless heads are narrow, the weights of all tiles of a unit take less memory
 // than its values, which then stand where its keys stood.
 template <int K, int S>
@@ -196,17 +235,18 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
-  const int64_t packed_rows = least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row;
+  const int64_t packed_rows = a.padded ? 0 : least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row + lanes;
   const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + group - 1) / group);  // tiles
   using Memory = Scratch<float>;
-  Memory scratch(Memory::size_of(group * a.width * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
+  Memory scratch(Memory::size_of(group * a.width * lanes) + Memory::size_of(group * (K + 1) * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
                      (S == 1 ? 2 : 1) * Memory::size_of(packed_size),
                  Holds::anything);
   float* const queries = scratch.take(group * a.width * lanes);
+  float* const border = scratch.take(group * (K + 1) * lanes);
   float* const weights = scratch.take(kept * tile_weights);
   float* const factors = scratch.take(kept * tile_factors);
-  float* const packed_keys = scratch.take(packed_size);
-  float* const packed_values = S == 1 ? scratch.take(packed_size) : packed_keys;
+  float* const packed_keys = scratch.take(packed_size) + kPackedFrom<K, S>;
+  float* const packed_values = S == 1 ? scratch.take(packed_size) + kPackedFrom<K, S> : packed_keys;
   clear_borders(plan, packed_rows, packed_keys);
   if (S == 1) clear_borders(plan, packed_rows, packed_values);
   const Rows code(a.position, 0, 0), nothing(nullptr, 0, 0);
@@ -214,19 +254,22 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
     const int64_t head = unit % a.heads, batch = unit / a.heads / blocks;
     const int64_t top = a.top + unit / a.heads % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
-    ForwardRows of{Rows(a.q, batch, head), nothing, nothing, OutRows(a.out, batch, head), rate};
+    ForwardRows of{Rows(a.q, batch, head), nothing, nothing, OutRows(a.out, batch, head), rate, a.padded ? 1 : scale};
+    // As if it were packed: a row begins with what the first query's window shows.
+    const auto where_it_stands = [](Rows rows) { return Rows(rows.data - K / 2, rows.channel, rows.row); };
     const auto pack_values = [&] { of.values = pack_direct(plan, Rows(a.v, batch, head), nothing, 1, first, last, packed_values); };
-    of.keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
+    if (a.padded) of.keys = where_it_stands(Rows(a.k, batch, head)), of.values = where_it_stands(Rows(a.v, batch, head));
+    else of.keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
     if constexpr (S == 1) {
-      pack_values();
+      if (!a.padded) pack_values();
       for_each_tile(plan, top, bottom, [&](auto rows, const DirectTile<K, S>& t) __attribute__((always_inline)) {
-        direct_weights<decltype(rows)::value>(t, of, queries, weights, factors);
+        direct_weights<decltype(rows)::value>(t, of, queries, border, weights, factors);
         direct_outputs<decltype(rows)::value>(t, of, weights, factors);
       });
     } else {
       int64_t tile = 0;
       for_each_tile(plan, top, bottom, [&](auto rows, const DirectTile<K, S>& t) __attribute__((always_inline)) {
-        direct_weights<decltype(rows)::value>(t, of, queries, weights + tile * tile_weights, factors + tile * tile_factors);
+        direct_weights<decltype(rows)::value>(t, of, queries, border, weights + tile * tile_weights, factors + tile * tile_factors);
         ++tile;
       });
       pack_values();

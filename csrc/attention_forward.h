@@ -29,9 +29,9 @@ ACMIX_INLINE Vector<T> total(const Vector<T>* chains) {
   return (chains[0] + chains[1]) + (chains[2] + chains[3]);
 }
 
-// 2^(logits - their maximum) in place; returns the sum over the window.
+// 2^((logits - their maximum) * factor) in place; returns the sum over the window.
 template <class T>
-ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
+ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line, T factor = 1) {
   Vector<T> maxima[kChains], sums[kChains];
   ACMIX_UNROLL
   for (int64_t i = 0; i < kChains; ++i) {
@@ -44,11 +44,11 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
     for (int64_t i = 0; i < kChains; ++i) maxima[i] = larger(maxima[i], load(weights + (o + i) * line));
   }
   for (; o < count; ++o) maxima[0] = larger(maxima[0], load(weights + o * line));
-  const Vector<T> maximum = larger(larger(maxima[0], maxima[1]), larger(maxima[2], maxima[3]));
+  const Vector<T> maximum = larger(larger(maxima[0], maxima[1]), larger(maxima[2], maxima[3])) * factor;
   for (o = 0; o + kChains <= count; o += kChains) {
     Vector<T> powers[kChains];
     ACMIX_UNROLL
-    for (int64_t i = 0; i < kChains; ++i) powers[i] = load(weights + (o + i) * line) - maximum;
+    for (int64_t i = 0; i < kChains; ++i) powers[i] = load(weights + (o + i) * line) * factor - maximum;
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; i += kTogether) powers_of_two<kTogether>(powers + i);
     ACMIX_UNROLL
@@ -58,7 +58,7 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
     }
   }
   for (; o < count; ++o) {
-    Vector<T> power = load(weights + o * line) - maximum;
+    Vector<T> power = load(weights + o * line) * factor - maximum;
     powers_of_two<1>(&power);
     sums[0] += power;
     store(weights + o * line, power);

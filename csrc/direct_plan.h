@@ -86,6 +86,22 @@ struct DirectBorder {
   float* rows;     // [H'][K], by the key row's distance from the query's plus the reach
 };
 
+// The same for one tile, and what the position code adds, of which each query has its own slopes.
+struct TileBorder {
+  const float *columns, *rows;
+  int64_t row;          // from one query row's columns [K][lanes] to the next one's, or 0
+  const float* slopes;  // of each query row by the key's row: [lanes]
+  int64_t slope;        // from one query row's to the next one's, or 0
+  const float* down;    // the places of rows
+  int64_t step;         // 1, or 0 where there are none
+};
+
+// Factors on the logits that may be left to the exponentials: not those that would make a number of infinities or of zeros.
+inline float late_factor(const Attention& a) {
+  const double factor = a.scale * kLog2E;
+  return factor > 0x1p-60 && factor < 0x1p60 ? static_cast<float>(factor) : 0;
+}
+
 // Borders by tile of columns and by row. At a stride of two a packed row has its even columns first, then its odd ones.
 template <int K, int S>
 struct DirectPlan {
@@ -93,24 +109,34 @@ struct DirectPlan {
   const Attention& call;
   int64_t tiles, phase, pitch;  // entries of one phase of a packed row, and of all
   int64_t row;  // entries of all channels, an odd number of cache lines: rows below each other spread over the cache
+  float late;   // what the exponentials multiply logits by; else keys are packed with their factor
   Scratch<float> memory;
   DirectBorder logits, products;  // zeros for products that are no logits
+  float* places;                  // of the keys' columns, [tiles][K][lanes], where the position code comes in parts
 
   explicit DirectPlan(const Attention& a)
       : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase((tiles + 1) * lanes), pitch(S * phase),
-        row(round_up(a.width * pitch, 32) + 16),
-        memory(2 * (Scratch<float>::size_of(tiles * K * lanes) + Scratch<float>::size_of(a.out_height * K))),
-        logits(border()), products(border()) {
+        row(round_up(a.width * pitch, 32) + 16), late(a.padded ? late_factor(a) : 1),
+        memory(3 * Scratch<float>::size_of(tiles * K * lanes) + 2 * Scratch<float>::size_of(a.out_height * K)),
+        logits(border()), products(border()), places(memory.take(tiles * K * lanes)) {
     const Multiplicity across{a.columns, reach}, down{a.height, reach};
     for (int64_t x = 0; x < a.out_columns; ++x) {
-      for (int64_t o = 0; o < K; ++o) logits.columns[(x / lanes * K + o) * lanes + x % lanes] = across(x * S, x * S + o - reach);
+      for (int64_t o = 0; o < K; ++o) {
+        const int64_t to = (x / lanes * K + o) * lanes + x % lanes, key = x * S + o - reach;
+        logits.columns[to] = across(x * S, key) / late;
+        if (a.across != nullptr && key >= 0 && key < a.columns) places[to] = a.across[key];
+      }
     }
     for (int64_t y = 0; y < a.out_height; ++y) {
-      for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach);
+      for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach) / late;
     }
   }
 
   DirectBorder border() { return {memory.take(tiles * K * lanes), memory.take(call.out_height * K)}; }
+
+  TileBorder of_tile(const DirectBorder& of, int64_t tile) const {
+    return {of.columns + tile * K * lanes, of.rows, 0, products.columns, 0, products.columns, 0};
+  }
 
   // The key rows that a query row sees.
   int64_t first_row(int64_t y) const { return y * S < reach ? 0 : y * S - reach; }
@@ -127,32 +153,42 @@ struct WindowColumn {
   static constexpr int place(int o) { return S == 1 ? o : (o - K / 2 - phase(o)) / 2 + before(phase(o)); }
 };
 
+// Entries that a packed row lies behind the beginning of a cache line, so that the one that is read most is aligned.
+template <int K, int S>
+constexpr int64_t kPackedFrom = kCuts && S == 1 ? kMaskLanes - K / 2 : 0;
+
 // What the window's columns show of a packed row, one after the other. A vector of 64 bytes across two cache lines takes as
-// long to read as four products: the first is aligned, the next two are cut from it and its neighbour, which costs half a
-// product. Shorter vectors are read where they stand.
+// long to read as four products: one is aligned, its neighbours are cut from it and the aligned ones next to it, which costs half
+// a product. Shorter vectors are read where they stand.
 template <int K, int S>
 struct Sliding {
+  static constexpr int middle = S == 1 ? K / 2 : 0;
   const float* at[S];
-  Vector<float> left[S], right[S];
+  Vector<float> left, right[S], aligned[S];
 
   Sliding() = default;
   ACMIX_INLINE Sliding(const float* from, int64_t phase) {
     ACMIX_UNROLL
     for (int p = 0; p < S; ++p) {
-      at[p] = from + p * phase;
+      at[p] = from + p * phase + middle;
       if constexpr (kCuts) {
-        left[p] = load_once(at[p]);
+        if constexpr (S == 1) left = load_once(at[p] - kMaskLanes);
+        aligned[p] = load_once(at[p]);
         right[p] = load_once(at[p] + kMaskLanes);
       }
     }
   }
 
   ACMIX_INLINE Vector<float> operator[](int o) const {
-    const int p = WindowColumn<K, S>::phase(o), place = WindowColumn<K, S>::place(o);
+    const int p = WindowColumn<K, S>::phase(o), place = WindowColumn<K, S>::place(o) - middle;
     if constexpr (kCuts) {
-      if (place == 0) return left[p];
-      if (place == 1) return lanes_from<1>(left[p], right[p]);
-      if (place == 2) return lanes_from<2>(left[p], right[p]);
+      if (place == 0) return aligned[p];
+      if (place == 1) return lanes_from<1>(aligned[p], right[p]);
+      if (place == 2) return lanes_from<2>(aligned[p], right[p]);
+      if constexpr (S == 1) {
+        if (place == -1) return lanes_from<kMaskLanes - 1>(left, aligned[0]);
+        if (place == -2) return lanes_from<kMaskLanes - 2>(left, aligned[0]);
+      }
     }
     return load_once(at[p] + place);
   }
@@ -163,13 +199,20 @@ template <int K, int S>
 struct DirectTile {
   const DirectPlan<K, S>& plan;
   int64_t tile, y, rows;
-  Mask own;  // lanes that are queries
+  int64_t rows_on = 0, columns_on = 0;  // from this tile to the next one
+  Mask own;                             // lanes that are queries
 
   DirectTile(const DirectPlan<K, S>& p, int64_t tile_)
       : plan(p), tile(tile_), y(0), rows(0), own(lanes_between(0, p.call.out_columns - tile_ * kMaskLanes)) {}
 
   // Where the weights of one of the tile's rows with a key row stand.
   int64_t line(int64_t r, int64_t key) const { return (r * K + key - plan.first_row(y + r)) * K * kMaskLanes; }
+
+  // Entries from what this tile reads or writes to the same of the next one.
+  int64_t ahead(int64_t row) const { return rows_on * row + columns_on; }
+
+  // The same of keys or values that are read where they stand, of which the column behind comes next; packed ones are there.
+  int64_t keys_ahead(int64_t row) const { return plan.call.padded ? ahead(row) + kMaskLanes : 0; }
 
   // How many keys one of the tile's rows sees.
   int64_t taps(int64_t r) const { return (plan.last_row(y + r) - plan.first_row(y + r) + 1) * K; }

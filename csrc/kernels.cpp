@@ -27,6 +27,7 @@ namespace acmix::ACMIX_ISA {
 
 #ifdef ACMIX_HAS_FLOAT64
 const Kernels float64_kernels{"float64",
+                              nullptr,
                               attention_forward_units,
                               attention_forward<0, double>,
                               attention_backward_units,
@@ -124,6 +125,14 @@ void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_
   convolution_backward<float>(c, first, last);
 }
 
+Layout layout_entry([[maybe_unused]] const Attention& a) {
+#ifdef ACMIX_HAS_MASKS
+  return forward_layout(a);
+#else
+  return {0, false};
+#endif
+}
+
 int64_t forward_units(const Attention& a) {
   return a.q.dtype == Dtype::float64 ? ACMIX_FLOAT64::float64_kernels.attention_forward_units(a) : attention_forward_units(a);
 }
@@ -147,6 +156,7 @@ int64_t convolution_back_units(const GroupConvolution& c) {
 
 extern const Kernels kernels;
 const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
+                      layout_entry,
                       forward_units,
                       forward_entry,
                       backward_units,

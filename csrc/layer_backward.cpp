@@ -244,7 +244,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const std::unique_ptr<float[]> kernels = composed(set, mixing);
   const int64_t kernels_size = mixing.channels * mixing.pieces * mixing.maps;
   std::vector<float> grad_kernels(kernels_size), grad_biases(biases.size());
-  Product again = projection_of(whole, x, query, key, value, biases, projected);
+  Product again = projection_of(whole, x, query, key, value, biases, data(projected));
   if (kept) again.out = nullptr;
   Product back = back_projection_of(whole, query, key, value, data(grad_projected), data(grad_x));
   const std::unique_ptr<float[]> panels = grad_x.has_value() ? arranged(set, back) : nullptr;

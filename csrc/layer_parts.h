@@ -1,6 +1,7 @@
 // What the layer's two passes share: its sizes, and its parts as calls of the kernels. Maps are dense [B, C, H, W] of
 // float32; `projected` is [B, 3, N, D, H, W].
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -13,6 +14,7 @@ namespace acmix {
 
 struct Sizes {
   int64_t batch, in_channels, heads, width, height, columns, out_height, out_columns;
+  int64_t pitch;  // entries from one row of q, k and v to the next
 
   int64_t channels() const { return heads * width; }
   int64_t pixels() const { return height * columns; }
@@ -39,14 +41,14 @@ inline View view(float* from, int64_t image, int64_t outer, int64_t inner, int64
 // One of q, k, v, or their gradients, as [B, N, D, H, W]; `map` entries from channel to channel.
 inline View part(const Sizes& s, float* projected, int64_t number, int64_t map) {
   const int64_t channels = s.channels();
-  return view(projected + number * channels * map, 3 * channels * map, s.width * map, map, s.columns);
+  return view(projected + number * channels * map, 3 * channels * map, s.width * map, map, s.pitch);
 }
 
 inline View part(const Sizes& s, float* projected, int64_t number) { return part(s, projected, number, s.pixels()); }
 
 // All of them as [B, D, P, H, W].
 inline View pieces(const Sizes& s, float* projected, int64_t map) {
-  return view(projected, 3 * s.channels() * map, map, s.width * map, s.columns);
+  return view(projected, 3 * s.channels() * map, map, s.width * map, s.pitch);
 }
 
 inline View pieces(const Sizes& s, float* projected) { return pieces(s, projected, s.pixels()); }
@@ -71,16 +73,34 @@ inline std::vector<float> joined_biases(const Sizes& s, const Parameters& of) {
   return all;
 }
 
-// The position code [D, H, W] of a grid [2, H, W], written to `code`; null where there is none.
-inline float* position_code(const Sizes& s, const Parameters& of, const Tensor& code) {
+inline bool has_code(const Sizes& s, const Parameters& of) {
   const bool any = of.position_weight.has_value() || of.position_bias.has_value() || of.grid.has_value();
-  if (!any) return nullptr;
+  if (!any) return false;
   STD_TORCH_CHECK(of.position_weight.has_value() && of.position_bias.has_value() && of.grid.has_value(),
                   "acmix_cpu: the position code lacks its weight, bias or grid");
-  const int64_t pixels = s.pixels();
   require(*of.position_weight, "the position's weight", 2 * s.width);
   require(*of.position_bias, "the position's bias", s.width);
-  require(*of.grid, "the position's grid", 2 * pixels);
+  require(*of.grid, "the position's grid", 2 * s.pixels());
+  return true;
+}
+
+// The places of rows, of a grid [2, H, W] of which all columns have the same ones, and all rows the same places of columns;
+// else nothing.
+inline std::vector<float> places_down(const Sizes& s, const float* grid) {
+  std::vector<float> down;
+  for (int64_t y = 0; y < s.height; ++y) {
+    const float *const across = grid + y * s.columns, *const rows = across + s.pixels();
+    if (!std::equal(across, across + s.columns, grid)) return {};
+    if (!std::all_of(rows, rows + s.columns, [&](float place) { return place == *rows; })) return {};
+    down.push_back(*rows);
+  }
+  return down;
+}
+
+// The position code [D, H, W] of a grid [2, H, W], written to `code`; null where there is none.
+inline float* position_code(const Sizes& s, const Parameters& of, const Tensor& code) {
+  if (!has_code(s, of)) return nullptr;
+  const int64_t pixels = s.pixels();
   require(code, "code", s.width * pixels);
   const float *weight = data(of.position_weight), *bias = data(of.position_bias), *across = data(of.grid), *down = across + pixels;
   float* const to = data(code);
@@ -163,7 +183,7 @@ inline View by_groups(const Sizes& s, float* out) {
 inline Product product_of(const Sizes& s, const Tensor& query, const Tensor& key, const Tensor& value) {
   const Tensor* const parts[] = {&query, &key, &value};
   Product p{};
-  p.images = s.batch, p.pixels = s.pixels();
+  p.images = s.batch, p.pixels = p.columns = p.pitch = s.pixels();
   p.part_rows = s.channels(), p.part_columns = s.in_channels;
   for (int i = 0; i < 3; ++i) {
     require(*parts[i], "a projection", s.channels() * s.in_channels);
@@ -181,19 +201,18 @@ inline std::unique_ptr<float[]> arranged(const Kernels& kernels, Product& p) {
 }
 
 inline Sizes sizes_of(const Tensor& x, const Tensor& out, int64_t heads) {
-  return {x.size(0), x.size(1), heads, out.size(1) / heads, x.size(2), x.size(3), out.size(2), out.size(3)};
+  return {x.size(0), x.size(1), heads, out.size(1) / heads, x.size(2), x.size(3), out.size(2), out.size(3), x.size(3)};
 }
 
 // Stage I as a product, from x to q, k and v.
 inline Product projection_of(const Sizes& s, const Tensor& x, const Tensor& query, const Tensor& key, const Tensor& value,
-                             const std::vector<float>& biases, const Tensor& projected) {
+                             const std::vector<float>& biases, float* projected) {
   const int64_t channels = s.channels(), map = s.pixels();
   Product p = product_of(s, query, key, value);
   require(x, "x", s.batch * s.in_channels * map);
-  require(projected, "projected", projected.size(0) * 3 * channels * projected.size(4) * s.columns);
   p.rows = 3 * channels, p.depth = s.in_channels, p.bias = biases.empty() ? nullptr : biases.data();
   p.x = data(x), p.x_image = s.in_channels * map, p.x_row = map;
-  p.out = data(projected), p.out_image = 3 * channels * map, p.out_row = map;
+  p.out = projected, p.out_image = 3 * channels * map, p.out_row = map;
   return p;
 }
 

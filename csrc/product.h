@@ -8,7 +8,7 @@ namespace acmix::ACMIX_ISA {
 // A register tile of the product.
 constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegisters == 32 ? 3 : 2;
 constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: its two operands stay in the first cache
-constexpr int64_t kBlockColumns = kRegisters == 32 ? 240 : 224;  // at most; with kDepth rows they stay in the second cache
+constexpr int64_t kBlockColumns = 96;                 // of a unit, at most: nobody waits long for the last one
 constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kThreads = 4;                     // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;                   // that are asked for before they are packed: each is on a page of its own
@@ -72,11 +72,20 @@ inline void arrange_panels(const Product& p, int64_t first_unit, int64_t last_un
 struct TileColumns {
   int64_t count, image, pixel;
   bool whole;
+  // Where each vector's first column is written, and how many of them in the same row of pixels; the others `gap` later.
+  int64_t to[kTileVectors], in_row[kTileVectors], gap;
 
-  TileColumns() = default;
   TileColumns(const Product& p, int64_t column, int64_t columns)
       : count(least(tile_columns(), columns - column)), image(column / p.pixels), pixel(column % p.pixels),
-        whole(pixel + tile_columns() <= p.pixels) {}
+        whole(pixel + tile_columns() <= p.pixels), gap(p.pitch - p.columns) {
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      const int64_t first = pixel + v * Lanes<float>::count;
+      to[v] = image * p.out_image + place_of(p, first), in_row[v] = p.columns - first % p.columns;
+    }
+  }
+
+  // Where a pixel is written.
+  static int64_t place_of(const Product& p, int64_t pixel) { return pixel + pixel / p.columns * (p.pitch - p.columns); }
 };
 
 // Columns of a tile that is cut, rows depth..: [rows][tile_columns], zeros behind the last column.
@@ -157,16 +166,25 @@ ACMIX_INLINE void multiply_tile(const float* panel, const float* const* rows, in
   }
 }
 
-// Sums of a whole tile to their place, plus the bias or what earlier rows of the depth have given.
+// Sums of a whole tile to their place, plus the bias or what earlier rows of the depth have given. A vector may go on in the
+// next row of pixels.
 template <bool BEGINS>
-ACMIX_INLINE void write_whole(const Product& p, int64_t row, float* to, const Vector<float> (&sums)[kTileRows][kTileVectors]) {
-  constexpr int64_t lanes = Lanes<float>::count;
+ACMIX_INLINE void write_whole(const Product& p, int64_t row, const TileColumns& at, const Vector<float> (&sums)[kTileRows][kTileVectors]) {
+  float* out = p.out + row * p.out_row;
   ACMIX_UNROLL
-  for (int i = 0; i < kTileRows; ++i, to += p.out_row) {
+  for (int i = 0; i < kTileRows; ++i, out += p.out_row) {
     const Vector<float> bias = splat(BEGINS && p.bias != nullptr ? p.bias[row + i] : 0.0f);
     ACMIX_UNROLL
     for (int v = 0; v < kTileVectors; ++v) {
-      store(to + v * lanes, sums[i][v] + (BEGINS ? bias : load(to + v * lanes)));
+      float* const to = out + at.to[v];
+      const int64_t first = at.in_row[v];
+      if (first >= Lanes<float>::count) {
+        store(to, sums[i][v] + (BEGINS ? bias : load(to)));
+      } else {
+        const Vector<float> all = sums[i][v] + (BEGINS ? bias : load_first(to, first) + load_last(to + at.gap, first));
+        store_first(to, all, first);
+        store_last(to + at.gap, all, first);
+      }
     }
   }
 }
@@ -174,9 +192,10 @@ ACMIX_INLINE void write_whole(const Product& p, int64_t row, float* to, const Ve
 // The same for a tile that is cut by the last row, the last column, or the border of two images.
 ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at, bool begins, const float* sums) {
   const int64_t rows = least(kTileRows, p.rows - row);
-  for (int64_t j = 0, image = at.image, pixel = at.pixel, run; j < at.count; j += run, ++image, pixel = 0) {
-    run = least(at.count - j, p.pixels - pixel);
-    float* to = p.out + image * p.out_image + row * p.out_row + pixel;
+  for (int64_t j = 0, image = at.image, pixel = at.pixel, run; j < at.count; j += run, pixel += run) {
+    if (pixel == p.pixels) ++image, pixel = 0;
+    run = least(least(at.count - j, p.pixels - pixel), p.columns - pixel % p.columns);
+    float* to = p.out + image * p.out_image + row * p.out_row + TileColumns::place_of(p, pixel);
     for (int64_t i = 0; i < rows; ++i, to += p.out_row) {
       const float* from = sums + i * tile_columns() + j;
       const float bias = p.bias != nullptr ? p.bias[row + i] : 0;
@@ -190,9 +209,8 @@ template <int NV>
 ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins, const Vector<float> (&sums)[kTileRows][NV]) {
   if constexpr (NV == kTileVectors) {
     if (at.whole && row + kTileRows <= p.rows) {
-      float* to = p.out + at.image * p.out_image + row * p.out_row + at.pixel;
-      if (begins) write_whole<true>(p, row, to, sums);
-      else write_whole<false>(p, row, to, sums);
+      if (begins) write_whole<true>(p, row, at, sums);
+      else write_whole<false>(p, row, at, sums);
       return;
     }
   }
@@ -209,11 +227,11 @@ ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& a
 template <int NV>
 ACMIX_INLINE void ask_for_outputs(const Product& p, int64_t row, const TileColumns& at) {
   if (!at.whole) return;
-  const float* to = p.out + at.image * p.out_image + row * p.out_row + at.pixel;
+  const float* to = p.out + row * p.out_row;
   ACMIX_UNROLL
   for (int i = 0; i < kTileRows; ++i, to += p.out_row) {
     ACMIX_UNROLL
-    for (int v = 0; v < NV; ++v) __builtin_prefetch(to + v * Lanes<float>::count, 1);
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(to + at.to[v], 1);
   }
 }
 

@@ -75,6 +75,7 @@ inline Product product_of(const Case& c, const Placed& at) {
   const std::vector<int64_t>& n = c.numbers;
   Product p{};
   p.images = n[0], p.rows = n[1], p.depth = n[2], p.pixels = n[3], p.part_rows = n[4], p.part_columns = n[5];
+  p.columns = p.pitch = p.pixels;
   p.transposed = n[6] != 0, p.x_image = n[7], p.x_row = n[8], p.out_image = n[9], p.out_row = n[10];
   for (size_t i = 0; i < 3; ++i) p.parts[i] = at.floats(i);
   p.bias = at.floats(3), p.x = at.floats(4), p.out = at.floats(5);

@@ -29,6 +29,11 @@ _BACKWARD_BYTES = 5 * 2**20
 _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
+# Rows of q, k and v are padded to whole cache lines, of so many entries, where they grow by a quarter at most. With more
+# input channels the projections add up their output in several turns, for which padded rows are slow.
+_BETWEEN = 16
+_PADDED_QUARTERS = 5
+_PADDED_DEPTH = 192
 _FIELDS = LayerInputs._fields
 # Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
@@ -48,18 +53,35 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     batch, _, height, width = x.shape
     channels, stride = inputs.query.shape[0], window.stride
     out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
-    shape = _projected_shape(inputs, window, 1)
+    dense = _projected_shape(inputs, window, 1)
+    pitch = width if keep else _pitch(x, window)
+    shape = (*dense[:-1], pitch)
     threads, together = _shares(batch, x.element_size() * math.prod(shape))
+    rows = height
     if keep:
-        projected = kept_memory(x, (batch, *shape[1:]))
+        projected = kept_memory(x, (batch, *dense[1:]))
     else:
         kernel = 0 if inputs.shift_weight is None else inputs.shift_weight.shape[3]
         slots = min(threads, -(-batch // together))
-        rows = height if together > 1 else _rows(shape, slots, window, kernel)
-        projected = scratch("projected", (slots * together, *shape[1:4], rows, width))
-    code = _code(inputs, shape)
-    torch.ops.acmix_cpu.layer_forward(*inputs, out, projected, code, *window, inputs.scale(window), threads, together)
+        if together == 1:
+            rows = _rows(shape, slots, window, kernel)
+        between = 0 if pitch == width else _BETWEEN
+        if together == 1 and rows == height and not between:
+            rows += _rows_between(dense, slots)
+        planes = slots * together * math.prod(shape[1:4])
+        projected = scratch("projected", (planes * (rows * pitch + between) + between,))
+    torch.ops.acmix_cpu.layer_forward(
+        *inputs, out, projected, _code(inputs, dense), rows, pitch, *window, inputs.scale(window), threads, together
+    )
     return out, projected if keep else None
+
+
+def _pitch(x: Tensor, window: LayerWindow) -> int:
+    """Entries of a row of q, k and v for which there is room: with zeros behind it attention reads it where it stands."""
+    channels, width = x.shape[1], x.shape[3]
+    padded = -(-(width + window.kernel_size // 2) // _BETWEEN) * _BETWEEN
+    fits = window.kernel_size > 0 and window.stride == 1 and window.dilation == 1
+    return padded if fits and 4 * padded <= _PADDED_QUARTERS * width and channels <= _PADDED_DEPTH else width
 
 
 def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:
@@ -81,12 +103,16 @@ def _shares(batch: int, image: int) -> tuple[int, int]:
 
 
 def _rows(shape: tuple[int, ...], slots: int, window: LayerWindow, kernel_conv: int) -> int:
-    """Rows of q, k and v that each slot has room for: some of a large map, or all and perhaps some more."""
+    """Rows of q, k and v that each slot has room for: all, or some of a large map."""
     height, threads = shape[4], torch.get_num_threads()
     room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // slots
     reach = max(window.kernel_size, kernel_conv) // 2 * window.dilation
     rows = max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride)
-    return rows if rows < height else height + _rows_between(shape, slots)
+    if rows >= height:
+        return height
+    strips = -(-(height - 2 * reach) // (rows - 2 * reach))
+    # Strips of about the same size; kernels take output rows in pairs.
+    return min(rows, -(-(height - 2 * reach) // strips) + 2 * reach + 2 * window.stride)
 
 
 def _rows_between(shape: tuple[int, ...], slots: int) -> int:
