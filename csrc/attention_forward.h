@@ -18,7 +18,13 @@ inline int64_t rows_of_unit(const Attention& a, int64_t group) {
 // Rows of a tile: with AVX-512, which has the registers, the paper's window has code for one more on dense rows of float32.
 constexpr int64_t tile_group(int64_t kernel, int64_t stride) { return ACMIX_VECTOR_BYTES == 64 && kernel == 7 && stride == 1 ? 4 : kGroup; }
 
-inline int64_t forward_rows(const Attention& a) { return rows_of_unit(a, tile_group(a.kernel, a.stride)); }
+// Where nothing is packed, a map has some bands at least: threads that share it have bands of their own, in all stages.
+constexpr int64_t kBands = 4;
+
+inline int64_t forward_rows(const Attention& a) {
+  const int64_t group = tile_group(a.kernel, a.stride), rows = rows_of_unit(a, group);
+  return a.padded ? least(rows, round_up((a.bottom - a.top + kBands - 1) / kBands, group)) : rows;
+}
 
 // Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.
 constexpr int64_t kChains = 4;
