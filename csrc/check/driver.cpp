@@ -100,6 +100,16 @@ void forward(Order order, Call call, int64_t (*units)(const Call&), void (*kerne
   on_units(order, call, units(call), kernel);
 }
 
+// With the position code in parts where the kernels take it so, and rows as if they had no gaps where they do.
+Attention as_taken(Attention a) {
+  const View position = a.position;
+  a.position.data = nullptr;
+  const Layout layout = kernels.forward_layout(a);
+  if (!layout.code_in_parts || a.code == nullptr) a.code = nullptr, a.position = position;
+  a.padded = a.padded && layout.pitch > 0 && a.position.data == nullptr;
+  return a;
+}
+
 void multiply(Product p, const Run& run) {
   const size_t size = static_cast<size_t>(kernels.product_panels_size(p)) * sizeof(float);
   const Block panels(size, run.place);
@@ -121,7 +131,7 @@ void multiply_rows(RowProducts p, const Run& run) {
 std::vector<std::string> results(const Case& c, const Run& run, size_t missing) {
   const Placed at(c, run.place, missing);
   if (c.kernel == 0) {
-    forward(run.order, attention_of(c, at), kernels.attention_forward_units, kernels.attention_forward);
+    forward(run.order, as_taken(attention_of(c, at)), kernels.attention_forward_units, kernels.attention_forward);
   } else if (c.kernel == 1) {
     const Attention a = attention_of(c, at);
     on_units(run.order, a, kernels.attention_backward_units(a), kernels.attention_backward);

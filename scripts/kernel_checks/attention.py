@@ -47,6 +47,8 @@ class Window(NamedTuple):
     rate: bool
     fills: bool
     spread: float  # of queries: how far apart logits are
+    padded: bool = False  # rows as the layer pads them
+    in_parts: bool = False  # the position code, of columns and rows
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -59,7 +61,7 @@ class Window(NamedTuple):
 
     def __str__(self) -> str:
         window = f"window {self.kernel}, stride {self.stride}, dilation {self.dilation}"
-        what = [name for name in ("position", "rate", "fills") if getattr(self, name)]
+        what = [name for name in ("position", "rate", "fills", "padded", "in_parts") if getattr(self, name)]
         shape = (self.batch, self.heads, self.width, *self.size)
         return f"{window} on {shape} of {self.dtype}, {', '.join((*what, *self.layouts))}"
 
@@ -73,6 +75,7 @@ class Inputs(NamedTuple):
     position: Tensor | None
     rate: Tensor
     grad: Tensor
+    parts: tuple[Tensor, Tensor, Tensor] | None = None  # of the position code: [D, 2], places of columns and of rows
 
 
 def cases(seed: int) -> Iterator[Callable[[], Case]]:
@@ -83,6 +86,8 @@ def cases(seed: int) -> Iterator[Callable[[], Case]]:
         inputs = make_inputs(window, generator)
         yield partial(forward, window, inputs)
         yield partial(backward, window, inputs)
+    for window in padded_windows(chance):
+        yield partial(forward, window, make_inputs(window, generator))
 
 
 def windows(chance: random.Random) -> Iterator[Window]:
@@ -97,6 +102,14 @@ def windows(chance: random.Random) -> Iterator[Window]:
         case = drawn(chance, (kernel, stride, 1), torch.float32, MAPS[-1], DENSE_ROWS)
         yield case._replace(width=WIDTHS[-1], batch=1, heads=1)  # rows of several units
     yield case._replace(batch=0)
+
+
+def padded_windows(chance: random.Random) -> Iterator[Window]:
+    """What the layer's forward pass gives to kernels that read q, k and v where they stand."""
+    for kernel, stride, size in itertools.product((3, 5, 7), (1, 2), (*MAPS, (9, 56), (30, 29))):
+        if is_near(kernel, 1, size):
+            case = drawn(chance, (kernel, stride, 1), torch.float32, size, ("dense",))
+            yield case._replace(padded=stride == 1, in_parts=case.position)
 
 
 def drawn(
@@ -135,8 +148,13 @@ def make_inputs(window: Window, generator: torch.Generator) -> Inputs:
     q = (window.spread * normal(*shape)).to(window.dtype).double()
     rate = normal(1, dtype=compute_dtype(window.dtype)) if window.rate else torch.ones(1, dtype=torch.float64)
     position = normal(*shape[2:]) if window.position else None
+    parts = None
+    if window.in_parts:
+        code, across, down = normal(window.width, 2), normal(window.size[1]), normal(window.size[0])
+        parts = code, across, down
+        position = code[:, :1, None] * across + code[:, 1:, None] * down[:, None]
     grad = normal(*shape[:3], *window.out_size)
-    return Inputs(q, normal(*shape), normal(*shape), position, rate.expand(*shape[:2], 1, 1, 1), grad)
+    return Inputs(q, normal(*shape), normal(*shape), position, rate.expand(*shape[:2], 1, 1, 1), grad, parts)
 
 
 def forward(window: Window, inputs: Inputs) -> Case:
@@ -191,19 +209,35 @@ def laid(x: Tensor, window: Window, number: int) -> Tensor:
     return placed(x.to(window.dtype), *LAYOUTS[window.layouts[number]])
 
 
+def padded(x: Tensor, window: Window) -> Tensor:
+    """Rows with zeros behind each, and 16 entries of them before the first one and behind each channel's last one."""
+    height, columns = window.size
+    pitch = -(-(columns + window.kernel // 2) // 16) * 16
+    apart = height * pitch + 16
+    memory = torch.zeros(16 + math.prod(x.shape[:3]) * apart)
+    strides = (x.shape[1] * x.shape[2] * apart, x.shape[2] * apart, apart, pitch, 1)
+    return memory.as_strided(x.shape, strides, 16).copy_(x)
+
+
 def read_tensors(window: Window, inputs: Inputs) -> dict[str, Tensor | None]:
     tensors: dict[str, Tensor | None] = {
-        name: laid(x, window, i) for i, (name, x) in enumerate(zip("qkv", inputs[:3], strict=True))
+        name: padded(x, window) if window.padded else laid(x, window, i)
+        for i, (name, x) in enumerate(zip("qkv", inputs[:3], strict=True))
     }
+    if inputs.parts:
+        tensors |= {
+            name: dense(x.float()) for name, x in zip(("code", "across", "down"), inputs.parts, strict=True)
+        }
     code = None if inputs.position is None else laid(inputs.position[None, None], window, 3)
     rate = dense(inputs.rate.flatten()[:1].to(compute_dtype(window.dtype))) if window.rate else None
     return tensors | {"position": code, "rate": rate}
 
 
 def case(kernel: str, window: Window, tensors: dict[str, Tensor | None], truths: dict[str, Truth]) -> Case:
-    names = ("q", "k", "v", "out", "position", "rate", "grad", "grad_q", "grad_k", "grad_v", "grad_rate")
+    names = ("q", "k", "v", "out", "position", "rate", "grad", "grad_q", "grad_k", "grad_v", "grad_rate", "code", "across", "down")
     shape = (window.batch, window.heads, window.width, *window.size)
     numbers = (*shape, *window.out_size, window.kernel, window.stride, window.dilation, int(window.fills))
+    numbers += (int(window.padded),)
     return Case(kernel, numbers, window.scale, {name: tensors.get(name) for name in names}, truths, str(window))
 
 
