@@ -225,19 +225,18 @@ def read_tensors(window: Window, inputs: Inputs) -> dict[str, Tensor | None]:
         for i, (name, x) in enumerate(zip("qkv", inputs[:3], strict=True))
     }
     if inputs.parts:
-        tensors |= {
-            name: dense(x.float()) for name, x in zip(("code", "across", "down"), inputs.parts, strict=True)
-        }
+        tensors |= {name: dense(x.float()) for name, x in zip(("code", "across", "down"), inputs.parts, strict=True)}
     code = None if inputs.position is None else laid(inputs.position[None, None], window, 3)
     rate = dense(inputs.rate.flatten()[:1].to(compute_dtype(window.dtype))) if window.rate else None
     return tensors | {"position": code, "rate": rate}
 
 
 def case(kernel: str, window: Window, tensors: dict[str, Tensor | None], truths: dict[str, Truth]) -> Case:
-    names = ("q", "k", "v", "out", "position", "rate", "grad", "grad_q", "grad_k", "grad_v", "grad_rate", "code", "across", "down")
+    of_gradients = ("grad", "grad_q", "grad_k", "grad_v", "grad_rate")
+    names = ("q", "k", "v", "out", "position", "rate", *of_gradients, "code", "across", "down")
     shape = (window.batch, window.heads, window.width, *window.size)
-    numbers = (*shape, *window.out_size, window.kernel, window.stride, window.dilation, int(window.fills))
-    numbers += (int(window.padded),)
+    switches = (int(window.fills), int(window.padded))
+    numbers = (*shape, *window.out_size, window.kernel, window.stride, window.dilation, *switches)
     return Case(kernel, numbers, window.scale, {name: tensors.get(name) for name in names}, truths, str(window))
 
 

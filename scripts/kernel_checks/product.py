@@ -112,8 +112,9 @@ def product(
         value, terms = (x.unflatten(2, (-1, columns)) for x in (value, terms))
         tensors["out"] = placed(empty(*value.shape), (0, 1, 2, 3), (*gaps, pitch - columns, 0))
     strides = [stride for name in ("x", "out") for stride in strides_of(tensors[name])]
-    numbers = [sizes.images, rows, depth, sizes.pixels, sizes.part_rows, sizes.other, int(transposed), *strides, columns, pitch]
-    text = f"{sizes}, {f'padded {padded}, ' if padded else ''}{'transposed, ' * transposed}{'bias, ' * biased}gaps {gaps}"
+    sides = [sizes.part_rows, sizes.other, int(transposed)]
+    numbers = [sizes.images, rows, depth, sizes.pixels, *sides, *strides, columns, pitch]
+    text = f"{sizes}, {'transposed, ' * transposed}{'bias, ' * biased}gaps {gaps}, rows of {columns} in {pitch}"
     return Case("product", numbers, 1.0, tensors, {"out": truth(value, terms, FLOAT, FLOAT)}, text)
 
 

@@ -19,18 +19,14 @@ from fast_backends import native
 def test_no_thread_waits_for_a_block_that_is_left_over(
     batch: int, threads: int, fitting: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     native_layer = sys.modules["acmix.ops.impl.cpu.layer"]  # the package has a function of that name
     monkeypatch.setattr(native_layer, "_THREAD_BYTES", 100 * fitting)
-    assert _shares(batch, 100) == (threads, expected)
+    assert _shares(batch, 100, threads) == (threads, expected)
 
 
 @pytest.mark.parametrize(("batch", "image", "expected"), [(1, 100, (2, 1)), (3, 100, (2, 2)), (3, 2**23, (1, 1))])
-def test_threads_without_images_help_with_all_but_large_ones(
-    batch: int, image: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    assert _shares(batch, image) == expected
+def test_threads_without_images_help_with_all_but_large_ones(batch: int, image: int, expected: tuple[int, int]) -> None:
+    assert _shares(batch, image, 2) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
-from acmix.nn.parameters import weight_and_bias
+from acmix.nn.parameters import child_of, weight_and_bias
 from acmix.nn.planes import as_planes, in_format_of, runs_on_planes
 from acmix.nn.pointwise import pointwise
 from acmix.nn.position import check_step, coordinate_grid
@@ -255,17 +255,18 @@ class ACmix(TwoPaths):
             return None
         if not runs_at_once(x, self.head_width, kernel, self._layer_window(), self.impl):
             return None
-        query, key, value = (weight_and_bias(child) for child in (self.query, self.key, self.value))
+        query, key, value = (weight_and_bias(child_of(self, name)) for name in ("query", "key", "value"))
         biases = (query[1], key[1], value[1])
         code: _Three = (None, None, None)
         path: _Three = (None, None, None)
-        if self.position is not None:
-            weight, bias = weight_and_bias(self.position)
+        position = self._modules.get("position")
+        if position is not None:
+            weight, bias = weight_and_bias(position)
             code = (weight, bias, coordinate_grid(x.shape[2], x.shape[3], self.position_step, weight))
         fc_bias = None
         if kernel:
-            fc, fc_bias = weight_and_bias(self.fc)
-            path = (fc, self._beta(), weight_and_bias(self.shift)[0])
+            fc, fc_bias = weight_and_bias(child_of(self, "fc"))
+            path = (fc, self._beta(), weight_and_bias(child_of(self, "shift"))[0])
         inputs = LayerInputs(x, query[0], key[0], value[0], *biases, *code, *path, self.alpha)
         # Somebody may have taken a bias away, or changed the dtype of a part.
         is_usual = fc_bias is None and len({bias is None for bias in biases}) == 1

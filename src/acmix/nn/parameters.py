@@ -4,7 +4,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["weight_and_bias"]
+__all__ = ["child_of", "weight_and_bias"]
+
+
+def child_of(module: nn.Module, name: str) -> nn.Module:
+    """`module.name`, which is there."""
+    child: Any = module._modules[name]
+    return child  # type: ignore[no-any-return]
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:

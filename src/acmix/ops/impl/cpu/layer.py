@@ -1,6 +1,8 @@
 """The whole layer on the native kernels: projections, both paths and their sum, in float32 on dense [B, C, H, W]."""
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +31,8 @@ _BACKWARD_BYTES = 5 * 2**20
 _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
-# Rows of q, k and v are padded to whole cache lines, of so many entries, where they grow by a quarter at most. With more
-# input channels the projections add up their output in several turns, for which padded rows are slow.
+# Rows of q, k and v are padded to whole cache lines, of so many entries, where they grow by a quarter at most. With
+# more input channels the projections add up their output in several turns, for which padded rows are slow.
 _BETWEEN = 16
 _PADDED_QUARTERS = 5
 _PADDED_DEPTH = 192
@@ -50,35 +52,56 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     """Output [B, C, H', W'] of both paths and, where `keep` asks for them, q, k and v as [B, 3, N, D, H, W]."""
     inputs = _dense(inputs)
     x = inputs.x
-    batch, _, height, width = x.shape
-    channels, stride = inputs.query.shape[0], window.stride
-    out = x.new_empty((batch, channels, output_size(height, stride), output_size(width, stride)))
-    dense = _projected_shape(inputs, window, 1)
-    pitch = width if keep else _pitch(x, window)
-    shape = (*dense[:-1], pitch)
-    threads, together = _shares(batch, x.element_size() * math.prod(shape))
-    rows = height
-    if keep:
-        projected = kept_memory(x, (batch, *dense[1:]))
-    else:
-        kernel = 0 if inputs.shift_weight is None else inputs.shift_weight.shape[3]
-        slots = min(threads, -(-batch // together))
-        if together == 1:
-            rows = _rows(shape, slots, window, kernel)
-        between = 0 if pitch == width else _BETWEEN
-        if together == 1 and rows == height and not between:
-            rows += _rows_between(dense, slots)
-        planes = slots * together * math.prod(shape[1:4])
-        projected = scratch("projected", (planes * (rows * pitch + between) + between,))
+    kernel = 0 if inputs.shift_weight is None else inputs.shift_weight.shape[3]
+    plan = _forward_plan(x.shape, inputs.query.shape[0], window, kernel, keep, torch.get_num_threads())
+    out = x.new_empty(plan.out)
+    projected = kept_memory(x, plan.projected) if keep else scratch("projected", plan.projected)
+    code = scratch("code", plan.code if inputs.grid is not None else (0,))
     torch.ops.acmix_cpu.layer_forward(
-        *inputs, out, projected, _code(inputs, dense), rows, pitch, *window, inputs.scale(window), threads, together
+        *inputs, out, projected, code, plan.rows, plan.pitch, *window, inputs.scale(window), plan.threads, plan.together
     )
     return out, projected if keep else None
 
 
-def _pitch(x: Tensor, window: LayerWindow) -> int:
-    """Entries of a row of q, k and v for which there is room: with zeros behind it attention reads it where it stands."""
-    channels, width = x.shape[1], x.shape[3]
+class _ForwardPlan(NamedTuple):
+    """Shapes of the output and of memory; rows of a map that are there at a time, and their entries; the shares."""
+
+    out: tuple[int, ...]
+    projected: tuple[int, ...]
+    code: tuple[int, ...]
+    rows: int
+    pitch: int
+    threads: int
+    together: int
+
+
+@lru_cache(maxsize=256)
+def _forward_plan(
+    x: tuple[int, ...], channels: int, window: LayerWindow, kernel_conv: int, keep: bool, threads: int
+) -> _ForwardPlan:
+    """By the shapes alone: a network asks for the same few again and again."""
+    batch, in_channels, height, width = x
+    dense = (1, 3, window.heads, channels // window.heads, height, width)
+    pitch = width if keep else _pitch(in_channels, width, window)
+    shape = (*dense[:-1], pitch)
+    most, together = _shares(batch, 4 * math.prod(shape), threads)
+    rows = height
+    projected: tuple[int, ...] = (batch, *dense[1:])
+    if not keep:
+        slots = min(most, -(-batch // together))
+        if together == 1:
+            rows = _rows(shape, slots, window, kernel_conv)
+        between = 0 if pitch == width else _BETWEEN
+        if together == 1 and rows == height and not between:
+            rows += _rows_between(dense, slots)
+        planes = slots * together * math.prod(shape[1:4])
+        projected = (planes * (rows * pitch + between) + between,)
+    out = (batch, channels, output_size(height, window.stride), output_size(width, window.stride))
+    return _ForwardPlan(out, projected, dense[3:], rows, pitch, most, together)
+
+
+def _pitch(channels: int, width: int, window: LayerWindow) -> int:
+    """Entries for which a row of q, k and v has room: with zeros behind it attention reads it where it stands."""
     padded = -(-(width + window.kernel_size // 2) // _BETWEEN) * _BETWEEN
     fits = window.kernel_size > 0 and window.stride == 1 and window.dilation == 1
     return padded if fits and 4 * padded <= _PADDED_QUARTERS * width and channels <= _PADDED_DEPTH else width
@@ -89,12 +112,11 @@ def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:
     return scratch("code", projected[3:] if inputs.grid is not None else (0,))
 
 
-def _shares(batch: int, image: int) -> tuple[int, int]:
+def _shares(batch: int, image: int, threads: int) -> tuple[int, int]:
     """How many threads take images of their own, or 1 where all share each, and how many images are computed at a time.
 
     Threads that find no more images help the others, stage by stage. Large images that do not come out even are shared.
     """
-    threads = torch.get_num_threads()
     if threads > 1 and (batch % threads == 0 or batch >= _EVEN * threads or image <= _STRIP_BYTES):
         share = -(-batch // threads)
         most = max(1, min(share, _THREAD_BYTES // image))
