@@ -250,13 +250,13 @@ class DirectBackward {
       ::memset(static_cast<void*>(grad_keys_), 0, (last_ - first_) * row_ * sizeof(float));
       ::memset(static_cast<void*>(grad_values_), 0, (last_ - first_) * row_ * sizeof(float));
       for (int64_t y = top, rows; y < bottom; y += rows) {
-        rows = least(kGroup, bottom - y);
+        rows = rows_of_tile<K>(kGroup, bottom - y);
         for (int64_t tile = 0; tile < plan_.tiles; ++tile) {
           DirectTile<K, S> t(plan_, tile);
           t.y = y, t.rows = rows;
           if (rows == 1) grad_rate += tile_back<1>(t, batch, head, keys, values);
-          else if (rows == 2) grad_rate += tile_back<2>(t, batch, head, keys, values);
-          else grad_rate += tile_back<3>(t, batch, head, keys, values);
+          else if (rows == 3) grad_rate += tile_back<3>(t, batch, head, keys, values);
+          else if constexpr (K == 7) grad_rate += tile_back<2>(t, batch, head, keys, values);
         }
         spread(y, rows);
       }

@@ -95,15 +95,17 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, 
       }
     }
   });
+  for (int64_t i = 0; i < ND; ++i) {  // the next tile's, which are written long after: else the stores would wait for their memory
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const float* const to = out.data + r * out.row + i * out.channel + below;
+      __builtin_prefetch(to, 1);
+      __builtin_prefetch(to + kMaskLanes - 1, 1);
+    }
+  }
   ACMIX_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     ACMIX_UNROLL
-    for (int i = 0; i < ND; ++i) {
-      float* const to = out.data + r * out.row + i * out.channel;
-      __builtin_prefetch(to + below, 1);
-      __builtin_prefetch(to + below + kMaskLanes - 1, 1);
-      store_lanes(t.own, to, sums[r][i] * factors[r]);
-    }
+    for (int i = 0; i < ND; ++i) store_lanes(t.own, out.data + r * out.row + i * out.channel, sums[r][i] * factors[r]);
   }
 }
 
@@ -160,24 +162,25 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
   for (int64_t tile = 0; tile < plan.tiles; ++tile) {
     DirectTile<K, S> t(plan, tile);
     for (t.y = top; t.y < bottom; t.y += t.rows) {
-      t.rows = least(tile_group(K, S), bottom - t.y);
+      t.rows = rows_of_tile<K>(tile_group(K, S), bottom - t.y);
       const bool last = t.y + t.rows == bottom;
       t.rows_on = last ? top - t.y : t.rows, t.columns_on = last ? kMaskLanes : 0;
       if (t.rows == 1) body(RowCount<1>{}, t);
-      else if (t.rows == 2) body(RowCount<2>{}, t);
       else if (t.rows == 3) body(RowCount<3>{}, t);
-      else if constexpr (tile_group(K, S) == 4) body(RowCount<4>{}, t);
+      else if constexpr (K == 7) {
+        if (t.rows == 2) body(RowCount<2>{}, t);
+        else if constexpr (tile_group(K, S) == 4) body(RowCount<4>{}, t);
+      }
     }
   }
 }
 
 // The border with what the position code adds: less, times `factor`, a query's products with the code of a key. `memory` is
 // [ROWS][K + 1][lanes].
-template <int ROWS, int K, int S>
-ACMIX_APART TileBorder coded_border(const DirectTile<K, S>& t, const TileRows& left, float factor, float* memory) {
-  constexpr int64_t lanes = kMaskLanes, row = (K + 1) * lanes;
-  const Attention& a = t.plan.call;
-  TileBorder border = t.plan.of_tile(t.plan.logits, t.tile);
+template <int ROWS>
+ACMIX_APART TileBorder coded_border(const Attention& a, TileBorder border, const float* places, const TileRows& left, float factor,
+                                    float* memory) {
+  const int64_t lanes = kMaskLanes, row = (a.kernel + 1) * lanes;
   Vector<float> across[ROWS]{}, down[ROWS]{};
   const float* query = left.data;
   for (int64_t d = 0; d < a.width; ++d, query += left.channel) {
@@ -188,15 +191,14 @@ ACMIX_APART TileBorder coded_border(const DirectTile<K, S>& t, const TileRows& l
       across[r] += own * by_column, down[r] += own * by_row;
     }
   }
-  const float* const places = t.plan.places + t.tile * K * lanes;
-  for (int64_t o = 0; o < K; ++o) {
+  for (int64_t o = 0; o < a.kernel; ++o) {
     const Vector<float> shown = load(border.columns + o * lanes), place = load(places + o * lanes);
     ACMIX_UNROLL
     for (int r = 0; r < ROWS; ++r) store(memory + r * row + o * lanes, shown + across[r] * place);
   }
   ACMIX_UNROLL
-  for (int r = 0; r < ROWS; ++r) store(memory + r * row + K * lanes, down[r]);
-  border.columns = memory, border.slopes = memory + K * lanes, border.row = border.slope = row;
+  for (int r = 0; r < ROWS; ++r) store(memory + (r + 1) * row - lanes, down[r]);
+  border.columns = memory, border.slopes = memory + row - lanes, border.row = border.slope = row;
   border.down = a.down, border.step = 1;
   return border;
 }
@@ -206,7 +208,10 @@ template <int ROWS, int K, int S>
 ACMIX_INLINE void direct_weights(const DirectTile<K, S>& t, const ForwardRows& of, float* queries, float* border, float* weights,
                                  float* factors) {
   const TileRows left = left_rows(t, of, queries);
-  const TileBorder all = t.plan.call.code == nullptr ? t.plan.of_tile(t.plan.logits, t.tile) : coded_border<ROWS>(t, left, of.factor, border);
+  TileBorder all = t.plan.of_tile(t.plan.logits, t.tile);
+  if (t.plan.call.code != nullptr) {
+    all = coded_border<ROWS>(t.plan.call, all, t.plan.places + t.tile * K * kMaskLanes, left, of.factor, border);
+  }
   direct_scores<ROWS>(t, all, left, of.keys, weights);
   for (int64_t r = 0; r < ROWS; ++r) {
     store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes, t.plan.late));

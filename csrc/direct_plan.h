@@ -194,6 +194,13 @@ struct Sliding {
   }
 };
 
+// Rows of the next tile, of those that are left: windows other than the paper's have no code for two.
+template <int K>
+constexpr int64_t rows_of_tile(int64_t group, int64_t left) {
+  if (left >= group) return group;
+  return K != 7 && left == 2 ? 1 : left;
+}
+
 // A tile of some query rows and one vector of columns.
 template <int K, int S>
 struct DirectTile {

@@ -71,13 +71,14 @@ inline void arrange_panels(const Product& p, int64_t first_unit, int64_t last_un
 // Where a tile's columns stand: side by side in one image, or over the border of two.
 struct TileColumns {
   int64_t count, image, pixel;
-  bool whole;
+  bool whole, split;  // whether it has the columns of a whole tile in one image; and of those whether in several rows of pixels
   // Where each vector's first column is written, and how many of them in the same row of pixels; the others `gap` later.
   int64_t to[kTileVectors], in_row[kTileVectors], gap;
 
   TileColumns(const Product& p, int64_t column, int64_t columns)
       : count(least(tile_columns(), columns - column)), image(column / p.pixels), pixel(column % p.pixels),
-        whole(pixel + tile_columns() <= p.pixels), gap(p.pitch - p.columns) {
+        whole(pixel + tile_columns() <= p.pixels), split(p.pitch != p.columns && pixel % p.columns + tile_columns() > p.columns),
+        gap(p.pitch - p.columns) {
     for (int64_t v = 0; v < kTileVectors; ++v) {
       const int64_t first = pixel + v * Lanes<float>::count;
       to[v] = image * p.out_image + place_of(p, first), in_row[v] = p.columns - first % p.columns;
@@ -166,24 +167,38 @@ ACMIX_INLINE void multiply_tile(const float* panel, const float* const* rows, in
   }
 }
 
-// Sums of a whole tile to their place, plus the bias or what earlier rows of the depth have given. A vector may go on in the
-// next row of pixels.
+// Sums of a whole tile to their place, plus the bias or what earlier rows of the depth have given.
 template <bool BEGINS>
-ACMIX_INLINE void write_whole(const Product& p, int64_t row, const TileColumns& at, const Vector<float> (&sums)[kTileRows][kTileVectors]) {
-  float* out = p.out + row * p.out_row;
+ACMIX_INLINE void write_whole(const Product& p, int64_t row, float* to, const Vector<float> (&sums)[kTileRows][kTileVectors]) {
+  constexpr int64_t lanes = Lanes<float>::count;
   ACMIX_UNROLL
-  for (int i = 0; i < kTileRows; ++i, out += p.out_row) {
+  for (int i = 0; i < kTileRows; ++i, to += p.out_row) {
     const Vector<float> bias = splat(BEGINS && p.bias != nullptr ? p.bias[row + i] : 0.0f);
     ACMIX_UNROLL
     for (int v = 0; v < kTileVectors; ++v) {
+      store(to + v * lanes, sums[i][v] + (BEGINS ? bias : load(to + v * lanes)));
+    }
+  }
+}
+
+// The same of a tile in several rows of pixels that lie apart. A vector may go on in the next one.
+ACMIX_APART void write_split(const Product& p, int64_t row, const TileColumns& at, bool begins, const float* sums) {
+  constexpr int64_t lanes = Lanes<float>::count;
+  float* out = p.out + row * p.out_row;
+  for (int64_t i = 0; i < kTileRows; ++i, out += p.out_row) {
+    const Vector<float> bias = splat(begins && p.bias != nullptr ? p.bias[row + i] : 0.0f);
+    ACMIX_UNROLL
+    for (int64_t v = 0; v < kTileVectors; ++v, sums += lanes) {
       float* const to = out + at.to[v];
       const int64_t first = at.in_row[v];
-      if (first >= Lanes<float>::count) {
-        store(to, sums[i][v] + (BEGINS ? bias : load(to)));
+      Vector<float> sum = load(sums) + bias;
+      if (first >= lanes) {
+        if (!begins) sum += load(to);
+        store(to, sum);
       } else {
-        const Vector<float> all = sums[i][v] + (BEGINS ? bias : load_first(to, first) + load_last(to + at.gap, first));
-        store_first(to, all, first);
-        store_last(to + at.gap, all, first);
+        if (!begins) sum += load_first(to, first) + load_last(to + at.gap, first);
+        store_first(to, sum, first);
+        store_last(to + at.gap, sum, first);
       }
     }
   }
@@ -206,12 +221,13 @@ ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at,
 }
 
 template <int NV>
-ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins, const Vector<float> (&sums)[kTileRows][NV]) {
+ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins,
+                             const Vector<float> (&sums)[kTileRows][NV]) {
+  const bool whole = NV == kTileVectors && at.whole && row + kTileRows <= p.rows;
   if constexpr (NV == kTileVectors) {
-    if (at.whole && row + kTileRows <= p.rows) {
-      if (begins) write_whole<true>(p, row, at, sums);
-      else write_whole<false>(p, row, at, sums);
-      return;
+    if (whole && !at.split) {
+      float* const to = p.out + row * p.out_row + at.to[0];
+      return begins ? write_whole<true>(p, row, to, sums) : write_whole<false>(p, row, to, sums);
     }
   }
   float kept[kTileRows * tile_columns()];
@@ -220,7 +236,8 @@ ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& a
     ACMIX_UNROLL
     for (int v = 0; v < NV; ++v) store(kept + i * tile_columns() + v * Lanes<float>::count, sums[i][v]);
   }
-  write_cut(p, row, at, begins, kept);
+  if (whole) write_split(p, row, at, begins, kept);
+  else write_cut(p, row, at, begins, kept);
 }
 
 // The memory of a whole tile's sums, which are written after the products: else the stores would wait for it.
