@@ -1,5 +1,5 @@
-// Window attention, forward, on dense rows of float32: keys and values are packed with zeros beyond the border, where their
-// logits tell that they are none; those within count as often as reflection shows them, by the logarithm of that number.
+// Window attention, forward, on dense rows of float32: keys and values are packed with zeros beyond the border, or stand between
+// zeros, where their logits tell that they are none; those within count as often as reflection shows them, by the logarithm of that number.
 #pragma once
 #include "direct_plan.h"
 
@@ -241,9 +241,10 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
   const int64_t packed_rows = a.padded ? 0 : least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row + lanes;
-  const int64_t kept = S == 1 ? 1 : plan.tiles * ((least(unit_rows, a.bottom - a.top) + group - 1) / group);  // tiles
+  const int64_t kept = S == 1 ? 1 : plan.tiles * tiles_of_rows<K>(group, unit_rows);
   using Memory = Scratch<float>;
-  Memory scratch(Memory::size_of(group * a.width * lanes) + Memory::size_of(group * (K + 1) * lanes) + Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
+  Memory scratch(Memory::size_of(group * a.width * lanes) + Memory::size_of(group * (K + 1) * lanes) +
+                     Memory::size_of(kept * tile_weights) + Memory::size_of(kept * tile_factors) +
                      (S == 1 ? 2 : 1) * Memory::size_of(packed_size),
                  Holds::anything);
   float* const queries = scratch.take(group * a.width * lanes);

@@ -50,11 +50,11 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line, T fa
     for (int64_t i = 0; i < kChains; ++i) maxima[i] = larger(maxima[i], load(weights + (o + i) * line));
   }
   for (; o < count; ++o) maxima[0] = larger(maxima[0], load(weights + o * line));
-  const Vector<T> maximum = larger(larger(maxima[0], maxima[1]), larger(maxima[2], maxima[3])) * factor;
+  const Vector<T> maximum = larger(larger(maxima[0], maxima[1]), larger(maxima[2], maxima[3]));
   for (o = 0; o + kChains <= count; o += kChains) {
     Vector<T> powers[kChains];
     ACMIX_UNROLL
-    for (int64_t i = 0; i < kChains; ++i) powers[i] = load(weights + (o + i) * line) * factor - maximum;
+    for (int64_t i = 0; i < kChains; ++i) powers[i] = (load(weights + (o + i) * line) - maximum) * factor;
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; i += kTogether) powers_of_two<kTogether>(powers + i);
     ACMIX_UNROLL
@@ -64,7 +64,7 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line, T fa
     }
   }
   for (; o < count; ++o) {
-    Vector<T> power = load(weights + o * line) * factor - maximum;
+    Vector<T> power = (load(weights + o * line) - maximum) * factor;
     powers_of_two<1>(&power);
     sums[0] += power;
     store(weights + o * line, power);

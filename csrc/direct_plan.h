@@ -201,6 +201,12 @@ constexpr int64_t rows_of_tile(int64_t group, int64_t left) {
   return K != 7 && left == 2 ? 1 : left;
 }
 
+// How many tiles so many rows or fewer make, at most.
+template <int K>
+constexpr int64_t tiles_of_rows(int64_t group, int64_t rows) {
+  return (rows + group - 1) / group + (K == 7 ? 0 : 1);
+}
+
 // A tile of some query rows and one vector of columns.
 template <int K, int S>
 struct DirectTile {

@@ -1,7 +1,9 @@
 // The whole layer in float32, projections included: what one stage writes, the next one finds in the cache, and the two
 // paths write and read the same memory.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "layer_parts.h"
 
@@ -38,7 +40,8 @@ struct Forward {
       const int64_t to = std::min(whole.height, (bottom - 1) * stride + halo + 1);
       if (from > first) move_rows(crew, from - first, last - from, projected);
       float* const base = projected - from * whole.pitch;  // where the map's first row would stand
-      if (to > last) project(set, crew, image, 1, last, to, base);
+      const int64_t begin = std::max(from, last);  // a stride may leave rows out
+      if (to > begin) project(set, crew, image, 1, begin, to, base);
       first = from, last = std::max(last, to);
       aggregate(set, crew, image, 1, top, bottom, base);
     }
@@ -85,6 +88,8 @@ struct Forward {
   }
 };
 
+constexpr int64_t kBetween = 16;  // entries behind the rows of each channel, where rows are padded, and before the first one
+
 // Zeros behind each row of some images' q, k and v, where nothing else is written, and behind each channel.
 void clear_between(const Sizes& s, int64_t images, int64_t capacity, int64_t map, float* projected) {
   torch::stable::parallel_for(0, images * 3 * s.channels(), 64, [&](int64_t first, int64_t last) {
@@ -96,7 +101,7 @@ void clear_between(const Sizes& s, int64_t images, int64_t capacity, int64_t map
   });
 }
 
-constexpr int64_t kBetween = 16;  // entries behind the rows of each channel, where rows are padded, and before the first one
+float sum_of(const Tensor& x) { return std::accumulate(data(x), data(x) + x.numel(), 0.0f); }
 
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` is memory for q, k and v of the whole batch, or of what all threads with images
@@ -125,7 +130,8 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   attention.out = by_heads(whole, data(out));
   const Layout wanted = window > 0 ? set.forward_layout(attention) : Layout{};
   const bool coded = has_code(whole, parameters);
-  const std::vector<float> down = coded && wanted.code_in_parts ? places_down(whole, data(grid)) : std::vector<float>();
+  const bool in_parts = coded && wanted.code_in_parts && std::isfinite(sum_of(*position_bias));  // which the parts leave out
+  const std::vector<float> down = in_parts ? places_down(whole, data(grid)) : std::vector<float>();
   if (!down.empty()) attention.code = data(position_weight), attention.across = data(grid), attention.down = down.data();
   else if (coded) attention.position.data = position_code(whole, parameters, code);
   attention.padded = wanted.pitch > 0 && wanted.pitch <= pitch && coded == !down.empty();

@@ -1,5 +1,6 @@
 // What the layer's two passes share: its sizes, and its parts as calls of the kernels. Maps are dense [B, C, H, W] of
-// float32; `projected` is [B, 3, N, D, H, W].
+// float32; `projected` is [B, 3, N, D, H, W], in the
+// forward pass of rows that may be padded.
 #pragma once
 #include <algorithm>
 #include <memory>

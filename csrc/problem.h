@@ -34,8 +34,9 @@ struct Attention {
   void* grad_rate;  // [B, N] shares of the rate's gradient in the computing dtype; null: not wanted
 };
 
-// How a forward pass wants its q, k and v: rows of whole cache lines, and so many entries from row to row that there is room
-// for as many zeros behind each, and before the first one, as the window reaches; 0: dense ones. And the position code in parts.
+// How a forward pass wants its q, k and v: so many entries from row to row, whole cache lines, with as many zeros behind each row
+// as the window reaches at least, and a cache line of zeros before the first row and behind each channel's last one; 0: dense
+// rows. And whether it takes the position code in parts.
 struct Layout {
   int64_t pitch;
   bool code_in_parts;

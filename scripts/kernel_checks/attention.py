@@ -102,6 +102,9 @@ def windows(chance: random.Random) -> Iterator[Window]:
         case = drawn(chance, (kernel, stride, 1), torch.float32, MAPS[-1], DENSE_ROWS)
         yield case._replace(width=WIDTHS[-1], batch=1, heads=1)  # rows of several units
     yield case._replace(batch=0)
+    for kernel, stride in itertools.product((3, 5, 7), (1, 2)):  # a last unit with another rest of rows
+        case = drawn(chance, (kernel, stride, 1), torch.float32, (34, 128), DENSE_ROWS)
+        yield case._replace(width=32, batch=1, heads=1)
 
 
 def padded_windows(chance: random.Random) -> Iterator[Window]:

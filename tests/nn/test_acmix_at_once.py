@@ -181,6 +181,8 @@ def test_any_number_of_threads_gives_the_same_bits(shape: tuple[int, ...]) -> No
         ((50, 17), 2, {"kernel_att": 5, "dilation": 2}),
         ((43, 19), 4, {"kernel_att": 3, "kernel_conv": 5, "stride": 3}),
         ((33, 9), 1, {"kernel_att": 9, "paths": "attention"}),
+        ((40, 14), 5, {"kernel_att": 1, "stride": 2, "paths": "attention"}),  # rows that no output sees
+        ((43, 19), 2, {"kernel_att": 3, "stride": 5}),
         ((33, 9), 2, {"paths": "convolution", "stride": 2}),
     ],
     ids=str,
@@ -378,3 +380,42 @@ def test_where_it_does_not_run_the_parts_do() -> None:
     assert layer.double()._inputs_at_once(x.double()) is None
     with torch.autocast("cpu"):
         assert layer.float()._inputs_at_once(x) is None
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [32, 61])  # dense rows, and padded ones
+def test_logits_of_any_size_give_weights(instructions: str, width: int) -> None:
+    layer = made(64, {"paths": "attention"})
+    x = 1e5 * torch.randn(1, 64, 9, width)
+    with torch.no_grad():
+        with using(FastBackend("cpu", instructions)):
+            found = layer(x)
+        truth = ACmix(64, 64, paths="attention", impl="reference").double()
+        truth.load_state_dict(layer.state_dict())
+        expected = truth(x.double())
+    off = (found - expected).abs() / expected.abs().max()
+    assert torch.isfinite(found).all()
+    # Two keys may be about equal, which roundings of logits decide: of few queries.
+    assert (off > 1e-4).double().mean() < 0.02
+
+
+@pytest.mark.parametrize("width", [32, 61])
+def test_a_position_bias_that_is_no_number_is_seen(width: int) -> None:
+    layer = made(8, {})
+    assert layer.position is not None
+    assert layer.position.bias is not None
+    with torch.no_grad():
+        layer.position.bias[0] = torch.nan
+        assert layer(torch.randn(1, 8, 9, width)).isnan().any()
+
+
+@pytest.mark.parametrize("width", [32, 61])
+def test_a_grid_that_is_no_product_of_axes_is_taken_as_a_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = made(8, {})
+    x = torch.randn(2, 8, 9, width)
+    bent = torch.randn(2, 9, width)
+    monkeypatch.setattr(acmix.nn.acmix, "coordinate_grid", lambda *_: bent)
+    with torch.no_grad():
+        found = layer(x)
+        layer.impl = "torch"
+        torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)

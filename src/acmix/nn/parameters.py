@@ -8,9 +8,12 @@ __all__ = ["child_of", "weight_and_bias"]
 
 
 def child_of(module: nn.Module, name: str) -> nn.Module:
-    """`module.name`, which is there."""
-    child: Any = module._modules[name]
-    return child  # type: ignore[no-any-return]
+    """`module.name`."""
+    child = module._modules.get(name)
+    if child is not None:
+        return child
+    other: nn.Module = getattr(module, name)  # a subclass makes it
+    return other
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
