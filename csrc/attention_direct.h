@@ -1,5 +1,6 @@
 // Window attention, forward, on dense rows of float32: keys and values are packed with zeros beyond the border, or stand between
-// zeros, where their logits tell that they are none; those within count as often as reflection shows them, by the logarithm of that number.
+// zeros, where their logits tell that they are none; those within count as often as reflection shows them, by the logarithm of that
+// number.
 #pragma once
 #include "direct_plan.h"
 

@@ -7,13 +7,13 @@ namespace acmix::ACMIX_ISA {
 
 // A register tile of the product.
 constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegisters == 32 ? 3 : 2;
-constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;         // of a tile: its two operands stay in the first cache
-constexpr int64_t kBlockColumns = 96;                 // of a unit, at most: nobody waits long for the last one
-constexpr int64_t kFewUnits = 12;                   // fewer blocks of columns than that are cut by rows too
-constexpr int64_t kThreads = 4;                     // so many share the units evenly where there are some
-constexpr int64_t kRowsAhead = 8;                   // that are asked for before they are packed: each is on a page of its own
-constexpr int64_t kLineEntries = 16;                // of a cache line
-constexpr int64_t kPanels = 8;                      // of a unit, when the weight is arranged
+constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;  // of a tile: its two operands stay in the first cache
+constexpr int64_t kBlockColumns = 96;                      // of a unit, at most: nobody waits long for the last one
+constexpr int64_t kFewUnits = 12;                          // fewer blocks of columns than that are cut by rows too
+constexpr int64_t kThreads = 4;                            // so many share the units evenly where there are some
+constexpr int64_t kRowsAhead = 8;     // that are asked for before they are packed: each is on a page of its own
+constexpr int64_t kLineEntries = 16;  // of a cache line
+constexpr int64_t kPanels = 8;        // of a unit, when the weight is arranged
 
 constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
 
