@@ -1,9 +1,9 @@
 """Runs the native kernels on hostile cases in a program without torch and compares with the reference in float64.
 
 Every tensor of a case lies in memory of exactly its size: on the heap, and at both ends of pages between two that must
-not be touched. All units at once, some at a time in mixed order, some rows before others, three threads, and one that
-two help must give the same bits; whatever is no output must keep its own. Ends with 1 where something is wrong, a
-sanitizer's report and a crash among it.
+not be touched. All units at once, some at a time in mixed order, some rows before others, three threads, also with
+shares of their own, and one that two help must give the same bits; whatever is no output must keep its own. Ends with 1
+where something is wrong, a sanitizer's report and a crash among it.
 
     python scripts/check_kernels.py                                    # as installed
     python scripts/check_kernels.py --sanitize address,undefined      # watched; and --sanitize thread

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "../joint_work.h"
+#include "../shares.h"
 #include "calls.h"
 
 namespace acmix::ACMIX_ISA {
@@ -19,7 +20,7 @@ namespace {
 
 const Kernels& kernels = acmix::ACMIX_ISA::kernels;
 
-enum class Order { at_once, mixed, threads, joint, rows };
+enum class Order { at_once, mixed, threads, shares, joint, rows };
 
 struct Run {
   const char* name;
@@ -33,6 +34,7 @@ constexpr Run kRuns[] = {{"before a guard page", Place::before_guard, Order::at_
                          {"on the heap", Place::heap, Order::at_once},
                          {"a few units at a time", Place::heap, Order::mixed},
                          {"in threads", Place::heap, Order::threads},
+                         {"in threads with shares", Place::heap, Order::shares},
                          {"by a thread that others help", Place::heap, Order::joint},
                          {"some rows after the others", Place::heap, Order::rows}};
 
@@ -67,11 +69,30 @@ void jointly(const Call& call, int64_t units, void (*kernel)(const Call&, int64_
   for (std::thread& helper : helpers) helper.join();
 }
 
+// Each unit by the thread whose share it is, or by one that has done its own.
+template <class Call>
+void shared(const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
+  constexpr int64_t kThreads = 3;
+  Shares shares(kThreads, units);
+  std::atomic<int64_t> done{0};
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int64_t unit; (unit = shares.take(t)) >= 0; ++done) kernel(call, unit, unit + 1);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  if (done == units && !shares.any()) return;
+  std::printf("%lld of %lld units were taken\n", static_cast<long long>(done), static_cast<long long>(units));
+  std::exit(2);
+}
+
 template <class Call>
 void on_units(Order order, const Call& call, int64_t units, void (*kernel)(const Call&, int64_t, int64_t)) {
   if (units == 0) return;
   if (order == Order::at_once || order == Order::rows) return kernel(call, 0, units);
   if (order == Order::joint) return jointly(call, units, kernel);
+  if (order == Order::shares) return shared(call, units, kernel);
   const std::vector<Range> ranges = mixed_ranges(units);
   if (order == Order::mixed) {
     for (const Range& range : ranges) kernel(call, range.first, range.last);
