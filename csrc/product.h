@@ -8,7 +8,7 @@ namespace acmix::ACMIX_ISA {
 // A register tile of the product.
 constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegisters == 32 ? 3 : 2;
 constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;  // of a tile: its two operands stay in the first cache
-constexpr int64_t kBlockColumns = 96;                      // of a unit, at most: nobody waits long for the last one
+constexpr int64_t kBlockColumns = 48;                      // of a unit, at most: nobody waits long for the last one
 constexpr int64_t kFewUnits = 12;                          // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kThreads = 4;                            // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;     // that are asked for before they are packed: each is on a page of its own

@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
     other: int
 
 
-# Odd sizes around those of tiles, and blocks: 96 columns, 192 or 256 of the depth, 12 blocks; images that end
+# Odd sizes around those of tiles, and blocks: 48 columns, 192 or 256 of the depth, 12 blocks; images that end
 # in the middle of a vector, and several in one vector.
 PRODUCTS = (
     Sizes(1, 1, 1, 1, 1), Sizes(3, 1, 3, 3, 5), Sizes(2, 5, 3, 7, 17), Sizes(1, 15, 2, 8, 193), Sizes(3, 16, 3, 8, 257),
