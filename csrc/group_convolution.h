@@ -158,7 +158,7 @@ inline int64_t convolution_blocks(const GroupConvolution& c) {
 
 inline int64_t convolution_forward_units(const GroupConvolution& c) { return c.groups * c.batch * convolution_blocks(c); }
 
-// Some output rows of a group of an image; group by group, whose kernels are arranged once.
+// Some output rows of a group of an image; band by band, and in each group by group, whose kernels are arranged once for all images.
 struct ConvolutionUnit {
   int64_t group, batch, top, bottom;
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "layer_parts.h"
 
@@ -101,7 +100,9 @@ void clear_between(const Sizes& s, int64_t images, int64_t capacity, int64_t map
   });
 }
 
-float sum_of(const Tensor& x) { return std::accumulate(data(x), data(x) + x.numel(), 0.0f); }
+bool is_finite(const Tensor& x) {
+  return std::all_of(data(x), data(x) + x.numel(), [](float entry) { return std::isfinite(entry); });
+}
 
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` is memory for q, k and v of the whole batch, or of what all threads with images
@@ -130,7 +131,7 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   attention.out = by_heads(whole, data(out));
   const Layout wanted = window > 0 ? set.forward_layout(attention) : Layout{};
   const bool coded = has_code(whole, parameters);
-  const bool in_parts = coded && wanted.code_in_parts && std::isfinite(sum_of(*position_bias));  // which the parts leave out
+  const bool in_parts = coded && wanted.code_in_parts && is_finite(*position_bias);  // which the parts leave out
   const std::vector<float> down = in_parts ? places_down(whole, data(grid)) : std::vector<float>();
   if (!down.empty()) attention.code = data(position_weight), attention.across = data(grid), attention.down = down.data();
   else if (coded) attention.position.data = position_code(whole, parameters, code);

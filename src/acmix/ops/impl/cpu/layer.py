@@ -56,10 +56,10 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     plan = _forward_plan(x.shape, inputs.query.shape[0], window, kernel, keep, torch.get_num_threads())
     out = x.new_empty(plan.out)
     projected = kept_memory(x, plan.projected) if keep else scratch("projected", plan.projected)
-    code = scratch("code", plan.code if inputs.grid is not None else (0,))
     torch.ops.acmix_cpu.layer_forward(
-        *inputs, out, projected, code, plan.rows, plan.pitch, *window, inputs.scale(window), plan.threads, plan.together
-    )
+        *inputs, out, projected, _code(inputs, plan.code), plan.rows, plan.pitch, *window, inputs.scale(window),
+        plan.threads, plan.together,
+    )  # fmt: skip
     return out, projected if keep else None
 
 
@@ -90,7 +90,7 @@ def _forward_plan(
     if not keep:
         slots = min(most, -(-batch // together))
         if together == 1:
-            rows = _rows(shape, slots, window, kernel_conv)
+            rows = _rows(shape, slots, window, kernel_conv, threads)
         between = 0 if pitch == width else _BETWEEN
         if together == 1 and rows == height and not between:
             rows += _rows_between(dense, slots)
@@ -107,9 +107,9 @@ def _pitch(channels: int, width: int, window: LayerWindow) -> int:
     return padded if fits and 4 * padded <= _PADDED_QUARTERS * width and channels <= _PADDED_DEPTH else width
 
 
-def _code(inputs: LayerInputs, projected: tuple[int, ...]) -> Tensor:
-    """Memory for the position code [D, H, W]."""
-    return scratch("code", projected[3:] if inputs.grid is not None else (0,))
+def _code(inputs: LayerInputs, shape: tuple[int, ...]) -> Tensor:
+    """Memory for the position code [D, H, W], where there is one."""
+    return scratch("code", shape if inputs.grid is not None else (0,))
 
 
 def _shares(batch: int, image: int, threads: int) -> tuple[int, int]:
@@ -124,9 +124,9 @@ def _shares(batch: int, image: int, threads: int) -> tuple[int, int]:
     return 1, max(1, min(batch, _FORWARD_BYTES // image))
 
 
-def _rows(shape: tuple[int, ...], slots: int, window: LayerWindow, kernel_conv: int) -> int:
+def _rows(shape: tuple[int, ...], slots: int, window: LayerWindow, kernel_conv: int, threads: int) -> int:
     """Rows of q, k and v that each slot has room for: all, or some of a large map."""
-    height, threads = shape[4], torch.get_num_threads()
+    height = shape[4]
     room = max(_STRIP_BYTES, _THREAD_BYTES * threads) // slots
     reach = max(window.kernel_size, kernel_conv) // 2 * window.dilation
     rows = max(room * height // (4 * math.prod(shape)), 2 * reach + _STRIP_ROWS * window.stride)
@@ -205,8 +205,8 @@ def layer_backward(
     entries = _turned_entries(x, images, apart)
     turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
-        grad.contiguous(), *inputs, projected, kept, _for_images("gradients", x, shape), turned, _code(inputs, shape),
-        *grads[: _FIELDS.index("grid")], *grads[_FIELDS.index("grid") + 1 :],
+        grad.contiguous(), *inputs, projected, kept, _for_images("gradients", x, shape), turned,
+        _code(inputs, shape[3:]), *grads[: _FIELDS.index("grid")], *grads[_FIELDS.index("grid") + 1 :],
         *window, inputs.scale(window), torch.get_num_threads(), apart,
     )  # fmt: skip
     return tuple(grads)
