@@ -31,9 +31,11 @@ _BACKWARD_BYTES = 5 * 2**20
 _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
-# Rows of q, k and v are padded to whole cache lines, of so many entries, where they grow by a quarter at most. With
-# more input channels the projections add up their output in several turns, for which padded rows are slow.
+# Rows of q, k and v, if they are not short, are padded to whole cache lines, of so many entries, where they grow by a
+# quarter at most. With more input channels the projections add up their output in several turns, for which padded rows
+# are slow.
 _BETWEEN = 16
+_PADDED_WIDTH = 48
 _PADDED_QUARTERS = 5
 _PADDED_DEPTH = 192
 _FIELDS = LayerInputs._fields
@@ -103,7 +105,7 @@ def _forward_plan(
 def _pitch(channels: int, width: int, window: LayerWindow) -> int:
     """Entries for which a row of q, k and v has room: with zeros behind it attention reads it where it stands."""
     padded = -(-(width + window.kernel_size // 2) // _BETWEEN) * _BETWEEN
-    fits = window.kernel_size > 0 and window.stride == 1 and window.dilation == 1
+    fits = window.kernel_size > 0 and window.stride == 1 and window.dilation == 1 and width >= _PADDED_WIDTH
     return padded if fits and 4 * padded <= _PADDED_QUARTERS * width and channels <= _PADDED_DEPTH else width
 
 
