@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from acmix.functional import local_attention, local_attention_weights
 from acmix.nn.authors_keys import translate_authors_keys
-from acmix.nn.parameters import child_of, weight_and_bias
+from acmix.nn.parameters import child_of, parameter_of, weight_and_bias
 from acmix.nn.planes import as_planes, in_format_of, runs_on_planes
 from acmix.nn.pointwise import pointwise
 from acmix.nn.position import check_step, coordinate_grid
@@ -20,6 +20,7 @@ from acmix.ops.collapsed import PathWeights, collapsed_path, runs_collapsed
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.layer import layer, runs_at_once
 from acmix.ops.problem import OpName
+from acmix.ops.tracing import is_jit_tracing
 
 __all__ = ["ACmix"]
 
@@ -220,16 +221,16 @@ class ACmix(TwoPaths):
         return self.with_bias(collapsed_path(autocast(x), weights, **self._window()))
 
     def _check_input(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch does not type it
+        if is_jit_tracing():
             return  # sizes are tensors there, and a comparison of two would warn
         wrong = x.dim() != 4 or x.shape[1] != self.in_channels
         if wrong or (not torch.compiler.is_compiling() and 0 in x.shape[2:]):
             expected = f"[B, {self.in_channels}, H, W] or [{self.in_channels}, H, W] with H, W >= 1"
             raise ValueError(f"ACmix: the input has shape {tuple(x.shape)}, expected {expected}.")
-        weight = self.query._parameters.get("weight")  # None where a parametrization computes it
-        if weight is None or torch.compiler.is_compiling() or is_autocasting(x.device.type):
+        weight = child_of(self, "query")._parameters.get("weight")  # None where a parametrization computes it
+        if weight is None or (x.dtype == weight.dtype and x.device == weight.device):
             return
-        if x.dtype != weight.dtype or x.device != weight.device:
+        if not torch.compiler.is_compiling() and not is_autocasting(x.device.type):
             came = f"the input is {x.dtype} on {x.device} but the parameters are {weight.dtype} on {weight.device}"
             raise TypeError(f"ACmix: {came}, expected one dtype and one device; move one of them with .to(...).")
 
@@ -251,7 +252,8 @@ class ACmix(TwoPaths):
     def _inputs_at_once(self, x: Tensor) -> LayerInputs | None:
         """What both stages are given where they run as one op, and None where they cannot."""
         kernel = 0 if self.paths == "attention" else self.kernel_conv
-        if kernel and self.shift.form != "group":
+        shift: Any = child_of(self, "shift") if kernel else None
+        if shift is not None and shift.form != "group":
             return None
         if not runs_at_once(x, self.head_width, kernel, self._layer_window(), self.impl):
             return None
@@ -266,8 +268,9 @@ class ACmix(TwoPaths):
         fc_bias = None
         if kernel:
             fc, fc_bias = weight_and_bias(child_of(self, "fc"))
-            path = (fc, self._beta(), weight_and_bias(child_of(self, "shift"))[0])
-        inputs = LayerInputs(x, query[0], key[0], value[0], *biases, *code, *path, self.alpha)
+            path = (fc, self._beta(), weight_and_bias(shift)[0])
+        alpha = parameter_of(self, "alpha")
+        inputs = LayerInputs(x, query[0], key[0], value[0], *biases, *code, *path, alpha)
         # Somebody may have taken a bias away, or changed the dtype of a part.
         is_usual = fc_bias is None and len({bias is None for bias in biases}) == 1
         is_usual = is_usual and (code[0] is None or code[1] is not None)

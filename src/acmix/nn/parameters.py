@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["child_of", "weight_and_bias"]
+__all__ = ["child_of", "parameter_of", "weight_and_bias"]
 
 
 def child_of(module: nn.Module, name: str) -> nn.Module:
@@ -13,6 +13,16 @@ def child_of(module: nn.Module, name: str) -> nn.Module:
     if child is not None:
         return child
     other: nn.Module = getattr(module, name)  # a subclass makes it
+    return other
+
+
+def parameter_of(module: nn.Module, name: str) -> Tensor | None:
+    """`module.name`, which may be None."""
+    parameters: dict[str, Any] = module._parameters
+    if name in parameters:
+        parameter: Tensor | None = parameters[name]
+        return parameter
+    other: Tensor | None = getattr(module, name)  # a parametrization computes it
     return other
 
 

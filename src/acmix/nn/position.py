@@ -51,7 +51,7 @@ def coordinate_grid(height: int, width: int, step: float | None, like: Tensor) -
         like: gives device and dtype.
     """
     # Elsewhere than on a CPU a tensor belongs to a stream, or to a graph that is being captured.
-    if like.device.type != "cpu" or is_watched(like):
+    if not like.is_cpu or is_watched(like):
         return _grid(height, width, step, like)
     return _kept_grid(int(height), int(width), step, like.device, like.dtype)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.functional import convolution_path, shift_and_sum
+from acmix.nn.parameters import child_of, parameter_of, weight_and_bias
 from acmix.nn.shift import SHIFT_INITS, SHIFTS, Shift, ShiftInit, ShiftKernels
 from acmix.ops.checks import check_positive, check_window
 from acmix.ops.dispatch import check_impl
@@ -167,7 +168,7 @@ class TwoPaths(nn.Module):
         """The convolution path's rate; None where it is 1."""
         if self.rates == "alpha,1-alpha" and self.alpha is not None:
             return 1 - self.alpha
-        return self.beta
+        return parameter_of(self, "beta")
 
     def convolve(self, pieces: Tensor, stride: int = 1, dilation: int = 1) -> Tensor | None:
         """The convolution path with its rate: [B, D, P, H, W] -> [B, C, H', W']; None where the path is dropped."""
@@ -197,7 +198,7 @@ class TwoPaths(nn.Module):
 
     def with_bias(self, out: Tensor) -> Tensor:
         """`out` [B, C, H', W'] plus the convolution path's bias, where it has one, with its rate."""
-        bias = self.shift.bias
+        bias = weight_and_bias(child_of(self, "shift"))[1]
         return out if bias is None else out + _scaled(bias, self._beta(), out.dtype)[:, None, None]
 
     def attended(self, attention: Tensor) -> Tensor:

@@ -46,6 +46,6 @@ def check_tensors(op: str, tensors: Mapping[str, Tensor]) -> None:
             raise TypeError(
                 f"{op}: {name} is {x.dtype}, expected a floating-point dtype of 16, 32 or 64 bits; convert it first."
             )
-        if x.dtype != first.dtype or x.device != first.device:
+        if x is not first and (x.dtype != first.dtype or x.device != first.device):
             there, here = f"{first_name} is {first.dtype} on {first.device}", f"{name} is {x.dtype} on {x.device}"
             raise TypeError(f"{op}: {there} but {here}, expected one dtype and one device.")

@@ -44,8 +44,7 @@ class _DirectLayer(torch.autograd.Function):
         else:
             kept = projected if projected.numel() else None
             found = cpu.layer_backward(grad, LayerInputs._make(inputs), kept, ctx.window, wanted[0])
-        chosen = zip(wanted, inputs, found, strict=True)
-        return (*_NO_OPTIONS, *(None if x is None or not needed else of_x for needed, x, of_x in chosen))
+        return (*_NO_OPTIONS, *[of_x if needed else None for needed, of_x in zip(wanted, found, strict=True)])
 
 
 def direct_layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> Tensor:

@@ -1,5 +1,7 @@
 """The door of the whole layer as one op, which only the native backend has."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -12,7 +14,7 @@ from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.library_layer import layer_op
 from acmix.ops.problem import Problem
-from acmix.ops.tracing import is_watched
+from acmix.ops.tracing import is_jit_tracing, is_watched
 
 __all__ = ["layer", "runs_at_once"]
 
@@ -31,22 +33,29 @@ def runs_at_once(x: Tensor, head_width: int, kernel_conv: int, window: LayerWind
         window: heads, window, stride and dilation.
         impl: the backend that the layer was given, or "auto".
     """
-    if impl not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32:
+    if impl not in ("auto", "cpu") or x.dtype != torch.float32 or not x.is_cpu or not x.is_contiguous():
         return False
-    if _is_transformed() or torch.is_autocast_enabled("cpu") or 0 in x.shape or not x.is_contiguous():
+    if _is_transformed() or torch.is_autocast_enabled("cpu"):
         return False
-    problem = Problem("layer", "cpu", x.dtype, window.kernel_size, head_width)
-    if load_backend("cpu").why_not(problem):
+    fits = _fits.__wrapped__ if torch.compiler.is_compiling() else _fits  # sizes may be symbols there
+    return bool(fits(x.shape, head_width, kernel_conv, window))
+
+
+@lru_cache(maxsize=256)
+def _fits(shape: tuple[int, ...], head_width: int, kernel_conv: int, window: LayerWindow) -> bool:
+    """By the sizes alone: a network asks for the same few again and again."""
+    problem = Problem("layer", "cpu", torch.float32, window.kernel_size, head_width)
+    if 0 in shape or load_backend("cpu").why_not(problem):
         return False
-    far = any(reaches_far(x, size, window.dilation) for size in (window.kernel_size, kernel_conv))
-    if far or bounded_stride(x, window.stride) != window.stride:
+    far = any(reaches_far(shape, size, window.dilation) for size in (window.kernel_size, kernel_conv))
+    if far or bounded_stride(shape, window.stride) != window.stride:
         return False
     return cheaper_form(3 * window.heads, kernel_conv, window.heads) == "composed"
 
 
 def _is_transformed() -> bool:
     """Exporters and `torch.func` are to see the parts, which have plain functions to stand in for them."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch does not type it
+    if torch.compiler.is_exporting() or is_jit_tracing():
         return True
     if torch._C._are_functorch_transforms_active():
         return True

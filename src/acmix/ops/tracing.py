@@ -8,14 +8,19 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
-__all__ = ["check_plain", "fixed", "is_tracing", "is_watched", "wants_plain_functions"]
+__all__ = ["check_plain", "fixed", "is_jit_tracing", "is_tracing", "is_watched", "wants_plain_functions"]
 
-_jit: Any = torch.jit  # not typed
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
 
 
 def is_tracing() -> bool:
     """Whether sizes may be symbols or tensors now, which the checks at the doors cannot judge."""
-    return torch.compiler.is_compiling() or _jit.is_tracing()
+    return torch.compiler.is_compiling() or is_jit_tracing()
+
+
+def is_jit_tracing() -> bool:
+    """Whether `torch.jit.trace` is looking; by the question that `nn.Module` asks in each call."""
+    return not torch.compiler.is_compiling() and bool(torch._C._is_tracing())
 
 
 def is_watched(*tensors: torch.Tensor | None) -> bool:
@@ -25,7 +30,7 @@ def is_watched(*tensors: torch.Tensor | None) -> bool:
     """
     if is_tracing() or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return True
-    return any(x is not None and type(x) not in (torch.Tensor, torch.nn.Parameter) for x in tensors)
+    return not _PLAIN.issuperset(map(type, tensors))
 
 
 def wants_plain_functions() -> bool:
@@ -54,9 +59,10 @@ def check_plain(op: str, impl: str) -> None:
 
 def fixed(size: int) -> int:
     """A number of channels or a kernel's side as an integer: `torch.jit.trace` gives it as a tensor."""
-    if not _jit.is_tracing():
+    if not is_jit_tracing():
         return size
+    tracer_warning: Any = torch.jit.TracerWarning  # type: ignore[attr-defined]  # torch does not type it
     with warnings.catch_warnings():
         # The warning is for sizes that another input may change; these belong to the layer.
-        warnings.simplefilter("ignore", _jit.TracerWarning)
+        warnings.simplefilter("ignore", tracer_warning)
         return int(size)

@@ -23,7 +23,7 @@ _HEADS_OF_A_THREAD = 2
 
 
 def _options(q: Tensor, window: Window) -> tuple[int, int, int, float]:
-    return window.kernel_size, bounded_stride(q, window.stride), window.dilation, window.scale
+    return window.kernel_size, bounded_stride(q.shape, window.stride), window.dilation, window.scale
 
 
 def _as_map(position: Tensor | None) -> Tensor | None:
@@ -65,7 +65,7 @@ def _copied(names: str, maps: tuple[Tensor, ...], images: slice) -> list[Tensor]
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, window: Window) -> tuple[Tensor, None]:
     """Output [B, N, D, H', W'] of window attention over [B, N, D, H, W]; no log-sum-exp, which nobody reads here."""
-    if reaches_far(q, window.kernel_size, window.dilation):
+    if reaches_far(q.shape, window.kernel_size, window.dilation):
         return portable.local_attention(q, k, v, position, window)
     out = empty_attention_output(q, window.stride)
     options, code = _options(q, window), _as_map(_dense(position))
@@ -86,7 +86,7 @@ def local_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of q, k, v [B, N, D, H, W] and of the position [D, H, W]."""
     q, k, v = tensors
-    if reaches_far(q, window.kernel_size, window.dilation):
+    if reaches_far(q.shape, window.kernel_size, window.dilation):
         return portable.local_attention_backward(grad, tensors, position, window)
     options, code = _options(q, window), _as_map(_dense(position))
     if not _is_dense(grad) and all(map(_is_dense, tensors)):

@@ -76,9 +76,9 @@ def _pull_back_maps(grad: Tensor, pieces: Tensor, fc_weight: Tensor) -> tuple[Te
 
 def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
     """[B, D, P, H, W] -> [B, D * N, H', W'], channel d * N + n."""
-    if reaches_far(pieces, weights[1].shape[3], dilation):
+    if reaches_far(pieces.shape, weights[1].shape[3], dilation):
         return portable.convolution_path(pieces, weights, stride, dilation, form)
-    stride = bounded_stride(pieces, stride)
+    stride = bounded_stride(pieces.shape, stride)
     fc_weight, shift_weight, fc_bias = _widened(weights)
     channels, groups = shift_weight.shape[0], pieces.shape[1]
     if form == "composed":
@@ -99,9 +99,9 @@ def convolution_path_backward(
     grad: Tensor, pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of the pieces and of the three weights; what the forward pass did not keep is computed again."""
-    if reaches_far(pieces, weights[1].shape[3], dilation):
+    if reaches_far(pieces.shape, weights[1].shape[3], dilation):
         return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, form)
-    stride = bounded_stride(pieces, stride)
+    stride = bounded_stride(pieces.shape, stride)
     fc_weight, shift_weight, fc_bias = _widened(weights)
     rows = grad.unflatten(1, (pieces.shape[1], -1))
     if form == "composed":

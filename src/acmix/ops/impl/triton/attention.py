@@ -77,7 +77,7 @@ class Launch(NamedTuple):
 def plan_launch(q: Tensor, window: Window, *others: Tensor, backward: bool) -> Launch:
     """For queries [B, N, D, H, W]; the others are read or written with offsets of the same size."""
     _, heads, head_width, height, width = q.shape
-    stride, dilation = bounded_stride(q, window.stride), reflected_dilation(q, window.dilation)
+    stride, dilation = bounded_stride(q.shape, window.stride), reflected_dilation(q, window.dilation)
     window = window._replace(stride=stride, dilation=dilation)
     spread = window.stride > 1 or window.dilation > 1
     cut = plan_cut(head_width, Call(is_channels_last(q), spread, backward, INTERPRETED))
@@ -133,7 +133,7 @@ def local_attention_backward(
     q, k, v = tensors
     if is_channels_last(grad) and not is_channels_last(q):
         grad = grad.contiguous()  # the kernels read it as often as keys
-    grad_q = (q.new_empty if bounded_stride(q, window.stride) == 1 else q.new_zeros)(q.shape)
+    grad_q = (q.new_empty if bounded_stride(q.shape, window.stride) == 1 else q.new_zeros)(q.shape)
     grad_k, grad_v = k.new_empty(k.shape), v.new_empty(v.shape)
     if q.numel():
         with on_device_of(q):

@@ -109,7 +109,7 @@ def composed_weight_gradient(grad: Tensor, pieces: Tensor, kernel: int, stride: 
 def convolution_path(pieces: Tensor, weights: Weights, stride: int, dilation: int, form: str) -> Tensor:
     """[B, D, P, H, W] -> [B, D * N, H', W'], channel d * N + n."""
     fc_weight, shift_weight, fc_bias = weights
-    stride, dilation = bounded_stride(pieces, stride), zero_padded_dilation(pieces, dilation)
+    stride, dilation = bounded_stride(pieces.shape, stride), zero_padded_dilation(pieces, dilation)
     chosen = _form(pieces, shift_weight, stride, form)
     if chosen != "triton":
         return portable.convolution_path(pieces, weights, stride, dilation, _portable(chosen))
@@ -123,7 +123,7 @@ def convolution_path_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of the pieces and of the three weights; what the forward pass did not keep is computed again."""
     fc_weight, shift_weight, fc_bias = weights
-    stride, dilation = bounded_stride(pieces, stride), zero_padded_dilation(pieces, dilation)
+    stride, dilation = bounded_stride(pieces.shape, stride), zero_padded_dilation(pieces, dilation)
     chosen = _form(pieces, shift_weight, stride, form)
     if chosen != "triton":
         return portable.convolution_path_backward(grad, pieces, weights, stride, dilation, _portable(chosen))
