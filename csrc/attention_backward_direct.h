@@ -275,7 +275,8 @@ class DirectBackward {
   template <int ROWS>
   double tile_back(const DirectTile<K, S>& t, int64_t batch, int64_t head, const Rows& keys, const Rows& values) {
     const int64_t x = t.tile * lanes, line = lines_.length;
-    const TileRows queries{queries_ + x, line, query_size_}, grads{grads_ + x, line, query_size_};
+    const TileRows queries{queries_ + x, line, query_size_, {queries_ + x, line, query_size_}};
+    const TileRows grads{grads_ + x, line, query_size_, queries.next};
     read_direct<S>(t, Rows(a_.q, batch, head), scale_, queries_ + x, line, query_size_);
     read_direct<1>(t, Rows(a_.grad, batch, head), 1.0f, grads_ + x, line, query_size_);
     direct_scores<ROWS>(t, plan_.of_tile(plan_.logits, t.tile), queries, keys, tile_weights_);

@@ -1,6 +1,5 @@
-// Window attention, forward, on dense rows of float32: keys and values are packed with zeros beyond the border, or stand between
-// zeros, where their logits tell that they are none; those within count as often as reflection shows them, by the logarithm of that
-// number.
+// Window attention, forward, on dense rows of float32: keys and values are packed with zeros beyond the border, where their
+// logits tell that they are none; those within count as often as reflection shows them, by the logarithm of that number.
 #pragma once
 #include "direct_plan.h"
 
@@ -11,7 +10,7 @@ namespace acmix::ACMIX_ISA {
 // on, and what the border adds to them, to `lines`.
 template <int R0, int R1, int FROM, int TO, int K, int S>
 ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileBorder& border, const TileRows& left, const float* key,
-                               int64_t channel, int64_t ahead, int64_t key_row, float* lines) {
+                               int64_t channel, int64_t key_row, float* lines) {
   const DirectPlan<K, S>& plan = t.plan;
   const Vector<float> down = splat(border.down[border.step * key_row]);
   Vector<float> sums[R1 - R0][TO - FROM];
@@ -23,9 +22,10 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileBorder& bord
     for (int o = FROM; o < TO; ++o) sums[r - R0][o - FROM] = load(columns + o * kMaskLanes) + row;
   }
   const int64_t width = plan.call.width, step = left.row;
-  const float *query = left.data + R0 * step, *next = left.data + t.ahead(step) + key_row % (tile_group(K, S)) * step;
-  for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel, next += left.channel) {
-    __builtin_prefetch(key + ahead);
+  const float* query = left.data + R0 * step;
+  // Each key row asks for one of the next tile's rows: of its vectors the first line, or the last.
+  const float* next = left.next.data + key_row % tile_group(K, S) * left.next.row + key_row / tile_group(K, S) % 2 * (kMaskLanes - 1);
+  for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel, next += left.next.channel) {
     __builtin_prefetch(next);
     Vector<float> queries[R1 - R0];
     ACMIX_UNROLL
@@ -50,13 +50,13 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileBorder& bord
 template <int ROWS, int K, int S>
 ACMIX_APART void direct_scores(const DirectTile<K, S>& t, const TileBorder& border, const TileRows& left, const Rows& keys,
                                float* lines) {
-  const int64_t x = t.tile * kMaskLanes, ahead = t.keys_ahead(keys.row);
+  const int64_t x = t.tile * kMaskLanes;
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
     constexpr int fitting = (R1 - R0) * K < kRegisters - (R1 - R0) ? K : (K + 1) / 2;
     const float* const row = keys.data + key * keys.row + x;
-    direct_score<R0, R1, 0, fitting>(t, border, left, row, keys.channel, ahead, key, lines);
-    if constexpr (fitting < K) direct_score<R0, R1, fitting, K>(t, border, left, row, keys.channel, 0, key, lines);
+    direct_score<R0, R1, 0, fitting>(t, border, left, row, keys.channel, key, lines);
+    if constexpr (fitting < K) direct_score<R0, R1, fitting, K>(t, border, left, row, keys.channel, key, lines);
   });
 }
 
@@ -70,16 +70,12 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, 
     ACMIX_UNROLL
     for (int i = 0; i < ND; ++i) sums[r][i] = Vector<float>{};
   }
-  const int64_t ahead = t.keys_ahead(values.row), below = t.ahead(out.row);
   for_each_direct_row<ROWS>(t, [&](auto seeing, int64_t key) __attribute__((always_inline)) {
     constexpr int R0 = decltype(seeing)::R0, R1 = decltype(seeing)::R1;
     const float* from = values.data + key * values.row + t.tile * kMaskLanes;
     Sliding<K, S> channels[ND];
     ACMIX_UNROLL
-    for (int i = 0; i < ND; ++i) {
-      channels[i] = Sliding<K, S>(from + i * values.channel, t.plan.phase);
-      __builtin_prefetch(from + i * values.channel + ahead);
-    }
+    for (int i = 0; i < ND; ++i) channels[i] = Sliding<K, S>(from + i * values.channel, t.plan.phase);
     const float* lines[ROWS];
     ACMIX_UNROLL
     for (int r = R0; r < R1; ++r) lines[r] = weights + t.line(r, key);
@@ -98,7 +94,7 @@ ACMIX_APART void direct_gather(const DirectTile<K, S>& t, const float* weights, 
   });
   for (int64_t i = 0; i < ND; ++i) {  // the next tile's, which are written long after: else the stores would wait for their memory
     for (int64_t r = 0; r < ROWS; ++r) {
-      const float* const to = out.data + r * out.row + i * out.channel + below;
+      const float* const to = out.data + r * out.row + i * out.channel + t.ahead(out.row);
       __builtin_prefetch(to, 1);
       __builtin_prefetch(to + kMaskLanes - 1, 1);
     }
@@ -136,17 +132,12 @@ struct ForwardRows {
 // two cache lines, are read too often for the former.
 template <int K, int S>
 ACMIX_INLINE TileRows left_rows(const DirectTile<K, S>& t, const ForwardRows& of, float* copy) {
-  if (t.plan.call.padded) return {of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes, of.queries.channel, of.queries.row};
+  const Rows from(of.queries.data + S * (t.y * of.queries.row + t.tile * kMaskLanes), of.queries.channel, S * of.queries.row);
+  const Rows next(from.data + S * t.columns_on + t.rows_on * from.row, from.channel, from.row);
   if constexpr (!kCuts && S == 1) {
-    if (t.own.last >= kMaskLanes) {
-      const float* const from = of.queries.data + t.y * of.queries.row + t.tile * kMaskLanes;
-      for (int64_t d = 0; d < t.plan.call.width; ++d) {
-        for (int64_t r = 0; r < kGroup; ++r) __builtin_prefetch(from + d * of.queries.channel + (kGroup + r) * of.queries.row);
-      }
-      return {from, of.queries.channel, of.queries.row};
-    }
+    if (t.own.last >= kMaskLanes) return {from.data, from.channel, from.row, next};
   }
-  const TileRows left{copy, kMaskLanes, t.plan.call.width * kMaskLanes};
+  const TileRows left{copy, kMaskLanes, t.plan.call.width * kMaskLanes, next};
   read_direct<S>(t, of.queries, 1, copy, left.channel, left.row);
   return left;
 }
@@ -215,7 +206,7 @@ ACMIX_INLINE void direct_weights(const DirectTile<K, S>& t, const ForwardRows& o
   }
   direct_scores<ROWS>(t, all, left, of.keys, weights);
   for (int64_t r = 0; r < ROWS; ++r) {
-    store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes, t.plan.late));
+    store(factors + r * kMaskLanes, of.rate / exponentials(weights + r * K * K * kMaskLanes, t.taps(r), kMaskLanes));
   }
 }
 
@@ -227,12 +218,6 @@ ACMIX_INLINE void direct_outputs(const DirectTile<K, S>& t, const ForwardRows& o
   direct_gathers<ROWS>(t, weights, of.values, of_rows, of.out.from(t.y, t.tile * kMaskLanes));
 }
 
-inline Layout forward_layout(const Attention& a) {
-  if (!attends_directly(a)) return {0, false};
-  const bool pads = a.stride == 1 && a.columns >= kMaskLanes && late_factor(a) > 0;
-  return {pads ? round_up(a.columns + a.kernel / 2, 16) : 0, true};
-}
-
 // At a stride there are many keys for few queries: unless heads are narrow, the weights of all tiles of a unit take less memory
 // than its values, which then stand where its keys stood.
 template <int K, int S>
@@ -241,7 +226,7 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   const DirectPlan<K, S> plan(a);
   const float scale = static_cast<float>(a.scale * kLog2E), rate = rate_of<float>(a);
   const int64_t unit_rows = forward_rows(a), blocks = (a.bottom - a.top + unit_rows - 1) / unit_rows;
-  const int64_t packed_rows = a.padded ? 0 : least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row + lanes;
+  const int64_t packed_rows = least((unit_rows - 1) * S + K, a.height), packed_size = packed_rows * plan.row + lanes;
   const int64_t kept = S == 1 ? 1 : plan.tiles * tiles_of_rows<K>(group, unit_rows);
   using Memory = Scratch<float>;
   Memory scratch(Memory::size_of(group * a.width * lanes) + Memory::size_of(group * (K + 1) * lanes) +
@@ -261,14 +246,11 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
     const int64_t head = unit % a.heads, batch = unit / a.heads / blocks;
     const int64_t top = a.top + unit / a.heads % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
-    ForwardRows of{Rows(a.q, batch, head), nothing, nothing, OutRows(a.out, batch, head), rate, a.padded ? 1 : scale};
-    // As if it were packed: a row begins with what the first query's window shows.
-    const auto where_it_stands = [](Rows rows) { return Rows(rows.data - K / 2, rows.channel, rows.row); };
+    ForwardRows of{Rows(a.q, batch, head), nothing, nothing, OutRows(a.out, batch, head), rate, scale};
     const auto pack_values = [&] { of.values = pack_direct(plan, Rows(a.v, batch, head), nothing, 1, first, last, packed_values); };
-    if (a.padded) of.keys = where_it_stands(Rows(a.k, batch, head)), of.values = where_it_stands(Rows(a.v, batch, head));
-    else of.keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
+    of.keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
     if constexpr (S == 1) {
-      if (!a.padded) pack_values();
+      pack_values();
       for_each_tile(plan, top, bottom, [&](auto rows, const DirectTile<K, S>& t) __attribute__((always_inline)) {
         direct_weights<decltype(rows)::value>(t, of, queries, border, weights, factors);
         direct_outputs<decltype(rows)::value>(t, of, weights, factors);

@@ -18,13 +18,7 @@ inline int64_t rows_of_unit(const Attention& a, int64_t group) {
 // Rows of a tile: with AVX-512, which has the registers, the paper's window has code for one more on dense rows of float32.
 constexpr int64_t tile_group(int64_t kernel, int64_t stride) { return ACMIX_VECTOR_BYTES == 64 && kernel == 7 && stride == 1 ? 4 : kGroup; }
 
-// Where nothing is packed, a map has some bands at least: threads that share it have bands of their own, in all stages.
-constexpr int64_t kBands = 4;
-
-inline int64_t forward_rows(const Attention& a) {
-  const int64_t group = tile_group(a.kernel, a.stride), rows = rows_of_unit(a, group);
-  return a.padded ? least(rows, round_up((a.bottom - a.top + kBands - 1) / kBands, group)) : rows;
-}
+inline int64_t forward_rows(const Attention& a) { return rows_of_unit(a, tile_group(a.kernel, a.stride)); }
 
 // Four sums, or maxima, side by side: neither waits for the one before, and their rounding errors do not pile up.
 constexpr int64_t kChains = 4;
@@ -35,9 +29,9 @@ ACMIX_INLINE Vector<T> total(const Vector<T>* chains) {
   return (chains[0] + chains[1]) + (chains[2] + chains[3]);
 }
 
-// 2^((logits - their maximum) * factor) in place; returns the sum over the window.
+// 2^(logits - their maximum) in place; returns the sum over the window.
 template <class T>
-ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line, T factor = 1) {
+ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line) {
   Vector<T> maxima[kChains], sums[kChains];
   ACMIX_UNROLL
   for (int64_t i = 0; i < kChains; ++i) {
@@ -54,7 +48,7 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line, T fa
   for (o = 0; o + kChains <= count; o += kChains) {
     Vector<T> powers[kChains];
     ACMIX_UNROLL
-    for (int64_t i = 0; i < kChains; ++i) powers[i] = (load(weights + (o + i) * line) - maximum) * factor;
+    for (int64_t i = 0; i < kChains; ++i) powers[i] = load(weights + (o + i) * line) - maximum;
     ACMIX_UNROLL
     for (int64_t i = 0; i < kChains; i += kTogether) powers_of_two<kTogether>(powers + i);
     ACMIX_UNROLL
@@ -64,7 +58,7 @@ ACMIX_APART Vector<T> exponentials(T* weights, int64_t count, int64_t line, T fa
     }
   }
   for (; o < count; ++o) {
-    Vector<T> power = (load(weights + o * line) - maximum) * factor;
+    Vector<T> power = load(weights + o * line) - maximum;
     powers_of_two<1>(&power);
     sums[0] += power;
     store(weights + o * line, power);

@@ -60,10 +60,11 @@ struct OutRows {
   OutRows from(int64_t y, int64_t x) const { return {data + y * row + x, channel, row}; }
 };
 
-// Rows of a tile in scratch memory, a vector for each channel.
+// Rows of a tile, a vector for each channel; those of the next tile stand in the map from `next` on.
 struct TileRows {
   const float* data;
   int64_t channel, row;
+  Rows next;
 };
 
 // How often the window around i, reflected at the borders, shows each index of an axis, as a power of two.
@@ -96,12 +97,6 @@ struct TileBorder {
   int64_t step;         // 1, or 0 where there are none
 };
 
-// Factors on the logits that may be left to the exponentials: not those that would make a number of infinities or of zeros.
-inline float late_factor(const Attention& a) {
-  const double factor = a.scale * kLog2E;
-  return factor > 0x1p-60 && factor < 0x1p60 ? static_cast<float>(factor) : 0;
-}
-
 // Borders by tile of columns and by row. At a stride of two a packed row has its even columns first, then its odd ones.
 template <int K, int S>
 struct DirectPlan {
@@ -109,26 +104,25 @@ struct DirectPlan {
   const Attention& call;
   int64_t tiles, phase, pitch;  // entries of one phase of a packed row, and of all
   int64_t row;  // entries of all channels, an odd number of cache lines: rows below each other spread over the cache
-  float late;   // what the exponentials multiply logits by; else keys are packed with their factor
   Scratch<float> memory;
   DirectBorder logits, products;  // zeros for products that are no logits
   float* places;                  // of the keys' columns, [tiles][K][lanes], where the position code comes in parts
 
   explicit DirectPlan(const Attention& a)
       : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase((tiles + 1) * lanes), pitch(S * phase),
-        row(round_up(a.width * pitch, 32) + 16), late(a.padded ? late_factor(a) : 1),
+        row(round_up(a.width * pitch, 32) + 16),
         memory(3 * Scratch<float>::size_of(tiles * K * lanes) + 2 * Scratch<float>::size_of(a.out_height * K)),
         logits(border()), products(border()), places(memory.take(tiles * K * lanes)) {
     const Multiplicity across{a.columns, reach}, down{a.height, reach};
     for (int64_t x = 0; x < a.out_columns; ++x) {
       for (int64_t o = 0; o < K; ++o) {
         const int64_t to = (x / lanes * K + o) * lanes + x % lanes, key = x * S + o - reach;
-        logits.columns[to] = across(x * S, key) / late;
+        logits.columns[to] = across(x * S, key);
         if (a.across != nullptr && key >= 0 && key < a.columns) places[to] = a.across[key];
       }
     }
     for (int64_t y = 0; y < a.out_height; ++y) {
-      for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach) / late;
+      for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach);
     }
   }
 
@@ -223,9 +217,6 @@ struct DirectTile {
 
   // Entries from what this tile reads or writes to the same of the next one.
   int64_t ahead(int64_t row) const { return rows_on * row + columns_on; }
-
-  // The same of keys or values that are read where they stand, of which the column behind comes next; packed ones are there.
-  int64_t keys_ahead(int64_t row) const { return plan.call.padded ? ahead(row) + kMaskLanes : 0; }
 
   // How many keys one of the tile's rows sees.
   int64_t taps(int64_t r) const { return (plan.last_row(y + r) - plan.first_row(y + r) + 1) * K; }

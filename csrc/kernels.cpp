@@ -125,11 +125,11 @@ void convolution_backward_entry(const GroupConvolution& c, int64_t first, int64_
   convolution_backward<float>(c, first, last);
 }
 
-Layout layout_entry([[maybe_unused]] const Attention& a) {
+bool takes_code_in_parts([[maybe_unused]] const Attention& a) {
 #ifdef ACMIX_HAS_MASKS
-  return forward_layout(a);
+  return attends_directly(a);
 #else
-  return {0, false};
+  return false;
 #endif
 }
 
@@ -156,7 +156,7 @@ int64_t convolution_back_units(const GroupConvolution& c) {
 
 extern const Kernels kernels;
 const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
-                      layout_entry,
+                      takes_code_in_parts,
                       forward_units,
                       forward_entry,
                       backward_units,

@@ -38,7 +38,7 @@ struct Forward {
       else if (bottom - top > 1) bottom -= bottom % 2;  // kernels take rows in pairs
       const int64_t to = std::min(whole.height, (bottom - 1) * stride + halo + 1);
       if (from > first) move_rows(crew, from - first, last - from, projected);
-      float* const base = projected - from * whole.pitch;  // where the map's first row would stand
+      float* const base = projected - from * whole.columns;  // where the map's first row would stand
       const int64_t begin = std::max(from, last);  // a stride may leave rows out
       if (to > begin) project(set, crew, image, 1, begin, to, base);
       first = from, last = std::max(last, to);
@@ -47,11 +47,10 @@ struct Forward {
   }
 
   void move_rows(const Crew& crew, int64_t by, int64_t rows, float* projected) const {
-    const int64_t pitch = whole.pitch;
     const auto move = [&](int64_t first, int64_t last) {
       for (int64_t plane = first; plane < last && rows > 0; ++plane) {
         float* const to = projected + plane * map;
-        std::memmove(to, to + by * pitch, rows * pitch * sizeof(float));
+        std::memmove(to, to + by * whole.columns, rows * whole.columns * sizeof(float));
       }
     };
     if (crew.is_all()) torch::stable::parallel_for(0, 3 * whole.channels(), 8, move);
@@ -61,10 +60,9 @@ struct Forward {
   // Stage I on rows top..bottom of the map.
   void project(const Kernels& set, const Crew& crew, int64_t first, int64_t images, int64_t top, int64_t bottom, float* projected) const {
     Product p = product;
-    p.images = images, p.pixels = p.columns = p.pitch = (bottom - top) * whole.columns;
-    if (attention.padded) p.columns = whole.columns, p.pitch = whole.pitch;
+    p.images = images, p.pixels = (bottom - top) * whole.columns;
     p.x += first * p.x_image + top * whole.columns;
-    p.out = projected + top * whole.pitch, p.out_image = 3 * whole.channels() * map, p.out_row = map;
+    p.out = projected + top * whole.columns, p.out_image = 3 * whole.channels() * map, p.out_row = map;
     crew.run(p, set.product_units(p), set.multiply);
   }
 
@@ -87,35 +85,22 @@ struct Forward {
   }
 };
 
-constexpr int64_t kBetween = 16;  // entries behind the rows of each channel, where rows are padded, and before the first one
-
-// Zeros behind each row of some images' q, k and v, where nothing else is written, and behind each channel.
-void clear_between(const Sizes& s, int64_t images, int64_t capacity, int64_t map, float* projected) {
-  torch::stable::parallel_for(0, images * 3 * s.channels(), 64, [&](int64_t first, int64_t last) {
-    for (int64_t plane = first; plane < last; ++plane) {
-      float* const to = projected + plane * map;
-      for (int64_t y = 0; y < capacity; ++y) std::memset(to + y * s.pitch + s.columns, 0, (s.pitch - s.columns) * sizeof(float));
-      std::memset(to + capacity * s.pitch, 0, (map - capacity * s.pitch) * sizeof(float));
-    }
-  });
-}
-
 bool is_finite(const Tensor& x) {
   return std::all_of(data(x), data(x) + x.numel(), [](float entry) { return std::isfinite(entry); });
 }
 
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` is memory for q, k and v of the whole batch, or of what all threads with images
-// need at a time, which is then used again and again: `capacity` rows of each map, more or fewer than it has, with room for
-// `pitch` entries each. With as many as the map's columns they lie there dense in the end. `code` is memory for the position code.
+// need at a time, which is then used again and again: `capacity` rows of each map, more or fewer than it has.
+// `code` is memory for the position code.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,
                    const std::optional<Tensor> grid, const std::optional<Tensor> fc, const std::optional<Tensor> fc_rate,
                    const std::optional<Tensor> shift, const std::optional<Tensor> rate, Tensor out, Tensor projected, Tensor code,
-                   int64_t capacity, int64_t pitch, int64_t heads, int64_t window, int64_t stride, int64_t dilation, double scale,
+                   int64_t capacity, int64_t heads, int64_t window, int64_t stride, int64_t dilation, double scale,
                    int64_t threads, int64_t together) {
-  Sizes whole = sizes_of(x, out, heads);
+  const Sizes whole = sizes_of(x, out, heads);
   const int64_t batch = whole.batch;
   require(out, "out", batch * whole.channels() * whole.outputs());
   require(projected, "projected", projected.numel());
@@ -129,18 +114,14 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
 
   Attention attention = attention_of(whole, windows, scale, nullptr, rate, data(projected));
   attention.out = by_heads(whole, data(out));
-  const Layout wanted = window > 0 ? set.forward_layout(attention) : Layout{};
   const bool coded = has_code(whole, parameters);
-  const bool in_parts = coded && wanted.code_in_parts && is_finite(*position_bias);  // which the parts leave out
+  const bool in_parts = coded && window > 0 && set.takes_code_in_parts(attention) && is_finite(*position_bias);  // which the parts leave out
   const std::vector<float> down = in_parts ? places_down(whole, data(grid)) : std::vector<float>();
   if (!down.empty()) attention.code = data(position_weight), attention.across = data(grid), attention.down = down.data();
   else if (coded) attention.position.data = position_code(whole, parameters, code);
-  attention.padded = wanted.pitch > 0 && wanted.pitch <= pitch && coded == !down.empty();
-  if (attention.padded) whole.pitch = wanted.pitch;
 
-  const int64_t between = attention.padded ? kBetween : 0, map = capacity * whole.pitch + between;
-  const int64_t image = 3 * whole.channels() * map, held = (projected.numel() - between) / image;
-  float* const kept = data(projected) + between;
+  const int64_t map = capacity * whole.columns, image = 3 * whole.channels() * map, held = projected.numel() / image;
+  float* const kept = data(projected);
   Product p = projection_of(whole, x, query, key, value, biases, kept);
   const std::unique_ptr<float[]> panels = arranged(set, p);
   const Forward forward{whole, windows, p, attention, convolution_of(whole, windows, kernels.get(), kept), data(out), capacity, map};
@@ -149,10 +130,6 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   STD_TORCH_CHECK(capacity >= whole.height || (together == 1 && capacity > 2 * reach), "acmix_cpu: too few rows in projected");
   const int64_t slots = keeps ? batch : std::min(threads, (batch + together - 1) / together) * together;
   STD_TORCH_CHECK(held >= slots, "acmix_cpu: too few images in projected");
-  if (attention.padded) {
-    std::memset(data(projected), 0, between * sizeof(float));
-    clear_between(whole, slots, capacity, map, kept);
-  }
   const auto images_from = [&](const Crew& crew, int64_t number, int64_t first) {
     forward(set, crew, first, std::min(together, batch - first), kept + (keeps ? first : number * together) * image);
   };
@@ -166,7 +143,7 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
 STABLE_TORCH_LIBRARY_FRAGMENT(acmix_cpu, m) {
   m.def("layer_forward(Tensor x, Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, "
         "Tensor? value_bias, Tensor? position_weight, Tensor? position_bias, Tensor? grid, Tensor? fc, Tensor? fc_rate, "
-        "Tensor? shift, Tensor? rate, Tensor(a!) out, Tensor(b!) projected, Tensor(c!) code, int rows, int pitch, int heads, "
+        "Tensor? shift, Tensor? rate, Tensor(a!) out, Tensor(b!) projected, Tensor(c!) code, int rows, int heads, "
         "int window, int stride, int dilation, "
         "float scale, int threads, int together) -> ()");
 }

@@ -1,6 +1,5 @@
 // What the layer's two passes share: its sizes, and its parts as calls of the kernels. Maps are dense [B, C, H, W] of
-// float32; `projected` is [B, 3, N, D, H, W], in the
-// forward pass of rows that may be padded.
+// float32, and so is `projected`, [B, 3, N, D, H, W].
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -15,7 +14,6 @@ namespace acmix {
 
 struct Sizes {
   int64_t batch, in_channels, heads, width, height, columns, out_height, out_columns;
-  int64_t pitch;  // entries from one row of q, k and v to the next
 
   int64_t channels() const { return heads * width; }
   int64_t pixels() const { return height * columns; }
@@ -42,14 +40,14 @@ inline View view(float* from, int64_t image, int64_t outer, int64_t inner, int64
 // One of q, k, v, or their gradients, as [B, N, D, H, W]; `map` entries from channel to channel.
 inline View part(const Sizes& s, float* projected, int64_t number, int64_t map) {
   const int64_t channels = s.channels();
-  return view(projected + number * channels * map, 3 * channels * map, s.width * map, map, s.pitch);
+  return view(projected + number * channels * map, 3 * channels * map, s.width * map, map, s.columns);
 }
 
 inline View part(const Sizes& s, float* projected, int64_t number) { return part(s, projected, number, s.pixels()); }
 
 // All of them as [B, D, P, H, W].
 inline View pieces(const Sizes& s, float* projected, int64_t map) {
-  return view(projected, 3 * s.channels() * map, map, s.width * map, s.pitch);
+  return view(projected, 3 * s.channels() * map, map, s.width * map, s.columns);
 }
 
 inline View pieces(const Sizes& s, float* projected) { return pieces(s, projected, s.pixels()); }
@@ -184,7 +182,7 @@ inline View by_groups(const Sizes& s, float* out) {
 inline Product product_of(const Sizes& s, const Tensor& query, const Tensor& key, const Tensor& value) {
   const Tensor* const parts[] = {&query, &key, &value};
   Product p{};
-  p.images = s.batch, p.pixels = p.columns = p.pitch = s.pixels();
+  p.images = s.batch, p.pixels = s.pixels();
   p.part_rows = s.channels(), p.part_columns = s.in_channels;
   for (int i = 0; i < 3; ++i) {
     require(*parts[i], "a projection", s.channels() * s.in_channels);
@@ -202,7 +200,7 @@ inline std::unique_ptr<float[]> arranged(const Kernels& kernels, Product& p) {
 }
 
 inline Sizes sizes_of(const Tensor& x, const Tensor& out, int64_t heads) {
-  return {x.size(0), x.size(1), heads, out.size(1) / heads, x.size(2), x.size(3), out.size(2), out.size(3), x.size(3)};
+  return {x.size(0), x.size(1), heads, out.size(1) / heads, x.size(2), x.size(3), out.size(2), out.size(3)};
 }
 
 // Stage I as a product, from x to q, k and v.

@@ -24,7 +24,6 @@ struct Attention {
   // The same in parts, for those kernels that say that they take them: `code` [D, 2] times the place of a key's column and of
   // its row, [W] and [H]; null where there are none. A constant would be in all logits of a query.
   const float *code, *across, *down;
-  bool padded;  // rows of q, k and v lie as `Layout` says
   const void* rate;  // a number in the computing dtype that multiplies the output; null: 1
   // The backward pass. The gradients of keys and values are in the computing dtype, each [D, H, W] of them dense.
   View grad, grad_q, grad_k, grad_v;
@@ -32,14 +31,6 @@ struct Attention {
   // each [D, H, W] of it dense.
   bool fills;
   void* grad_rate;  // [B, N] shares of the rate's gradient in the computing dtype; null: not wanted
-};
-
-// How a forward pass wants its q, k and v: so many entries from row to row, whole cache lines, with as many zeros behind each row
-// as the window reaches at least, and a cache line of zeros before the first row and behind each channel's last one; 0: dense
-// rows. And whether it takes the position code in parts.
-struct Layout {
-  int64_t pitch;
-  bool code_in_parts;
 };
 
 // A convolution of G groups with P pieces in and N outputs each; `weight` is dense [G * N, P (+ 1), k, k] in the
@@ -69,7 +60,6 @@ struct Product {
   int64_t x_image, x_row;
   float* out;
   int64_t out_image, out_row;
-  int64_t columns, pitch;  // of the output's rows of pixels, and entries from one to the next; the same where it is dense
 };
 
 // Products of rows of float32, summed over pixels and images: out [left_rows, right_rows] from [images, rows, pixels] each,
@@ -109,7 +99,7 @@ struct GridSums {
 // that results do not depend on how many threads share them. How many units there are is for the same set to say.
 struct Kernels {
   const char* name;
-  Layout (*forward_layout)(const Attention&);
+  bool (*takes_code_in_parts)(const Attention&);  // a forward pass
   int64_t (*attention_forward_units)(const Attention&);
   void (*attention_forward)(const Attention&, int64_t first, int64_t last);
   int64_t (*attention_backward_units)(const Attention&);

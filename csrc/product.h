@@ -71,22 +71,14 @@ inline void arrange_panels(const Product& p, int64_t first_unit, int64_t last_un
 // Where a tile's columns stand: side by side in one image, or over the border of two.
 struct TileColumns {
   int64_t count, image, pixel;
-  bool whole, split;  // whether it has the columns of a whole tile in one image; and of those whether in several rows of pixels
-  // Where each vector's first column is written, and how many of them in the same row of pixels; the others `gap` later.
-  int64_t to[kTileVectors], in_row[kTileVectors], gap;
+  bool whole;  // whether it has the columns of a whole tile in one image
 
   TileColumns(const Product& p, int64_t column, int64_t columns)
       : count(least(tile_columns(), columns - column)), image(column / p.pixels), pixel(column % p.pixels),
-        whole(pixel + tile_columns() <= p.pixels), split(p.pitch != p.columns && pixel % p.columns + tile_columns() > p.columns),
-        gap(p.pitch - p.columns) {
-    for (int64_t v = 0; v < kTileVectors; ++v) {
-      const int64_t first = pixel + v * Lanes<float>::count;
-      to[v] = image * p.out_image + place_of(p, first), in_row[v] = p.columns - first % p.columns;
-    }
-  }
+        whole(pixel + tile_columns() <= p.pixels) {}
 
-  // Where a pixel is written.
-  static int64_t place_of(const Product& p, int64_t pixel) { return pixel + pixel / p.columns * (p.pitch - p.columns); }
+  // Where the first one is written, of a row.
+  int64_t to(const Product& p) const { return image * p.out_image + pixel; }
 };
 
 // Columns of a tile that is cut, rows depth..: [rows][tile_columns], zeros behind the last column.
@@ -181,36 +173,12 @@ ACMIX_INLINE void write_whole(const Product& p, int64_t row, float* to, const Ve
   }
 }
 
-// The same of a tile in several rows of pixels that lie apart. A vector may go on in the next one.
-ACMIX_APART void write_split(const Product& p, int64_t row, const TileColumns& at, bool begins, const float* sums) {
-  constexpr int64_t lanes = Lanes<float>::count;
-  float* out = p.out + row * p.out_row;
-  for (int64_t i = 0; i < kTileRows; ++i, out += p.out_row) {
-    const Vector<float> bias = splat(begins && p.bias != nullptr ? p.bias[row + i] : 0.0f);
-    ACMIX_UNROLL
-    for (int64_t v = 0; v < kTileVectors; ++v, sums += lanes) {
-      float* const to = out + at.to[v];
-      const int64_t first = at.in_row[v];
-      Vector<float> sum = load(sums) + bias;
-      if (first >= lanes) {
-        if (!begins) sum += load(to);
-        store(to, sum);
-      } else {
-        if (!begins) sum += load_first(to, first) + load_last(to + at.gap, first);
-        store_first(to, sum, first);
-        store_last(to + at.gap, sum, first);
-      }
-    }
-  }
-}
-
 // The same for a tile that is cut by the last row, the last column, or the border of two images.
 ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at, bool begins, const float* sums) {
   const int64_t rows = least(kTileRows, p.rows - row);
-  for (int64_t j = 0, image = at.image, pixel = at.pixel, run; j < at.count; j += run, pixel += run) {
-    if (pixel == p.pixels) ++image, pixel = 0;
-    run = least(least(at.count - j, p.pixels - pixel), p.columns - pixel % p.columns);
-    float* to = p.out + image * p.out_image + row * p.out_row + TileColumns::place_of(p, pixel);
+  for (int64_t j = 0, image = at.image, pixel = at.pixel, run; j < at.count; j += run, ++image, pixel = 0) {
+    run = least(at.count - j, p.pixels - pixel);
+    float* to = p.out + image * p.out_image + row * p.out_row + pixel;
     for (int64_t i = 0; i < rows; ++i, to += p.out_row) {
       const float* from = sums + i * tile_columns() + j;
       const float bias = p.bias != nullptr ? p.bias[row + i] : 0;
@@ -223,10 +191,9 @@ ACMIX_APART void write_cut(const Product& p, int64_t row, const TileColumns& at,
 template <int NV>
 ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& at, bool begins,
                              const Vector<float> (&sums)[kTileRows][NV]) {
-  const bool whole = NV == kTileVectors && at.whole && row + kTileRows <= p.rows;
   if constexpr (NV == kTileVectors) {
-    if (whole && !at.split) {
-      float* const to = p.out + row * p.out_row + at.to[0];
+    if (at.whole && row + kTileRows <= p.rows) {
+      float* const to = p.out + row * p.out_row + at.to(p);
       return begins ? write_whole<true>(p, row, to, sums) : write_whole<false>(p, row, to, sums);
     }
   }
@@ -236,19 +203,18 @@ ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& a
     ACMIX_UNROLL
     for (int v = 0; v < NV; ++v) store(kept + i * tile_columns() + v * Lanes<float>::count, sums[i][v]);
   }
-  if (whole) write_split(p, row, at, begins, kept);
-  else write_cut(p, row, at, begins, kept);
+  write_cut(p, row, at, begins, kept);
 }
 
 // The memory of a whole tile's sums, which are written after the products: else the stores would wait for it.
 template <int NV>
 ACMIX_INLINE void ask_for_outputs(const Product& p, int64_t row, const TileColumns& at) {
   if (!at.whole) return;
-  const float* to = p.out + row * p.out_row;
+  const float* to = p.out + row * p.out_row + at.to(p);
   ACMIX_UNROLL
   for (int i = 0; i < kTileRows; ++i, to += p.out_row) {
     ACMIX_UNROLL
-    for (int v = 0; v < NV; ++v) __builtin_prefetch(to + at.to[v], 1);
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(to + v * Lanes<float>::count, 1);
   }
 }
 

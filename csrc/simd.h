@@ -115,32 +115,6 @@ ACMIX_INLINE void store_first(float* to, Vector<float> value, int64_t count) {
 #endif
 }
 
-// The entries from `first` on, and zeros before them, whose memory is not read.
-ACMIX_INLINE Vector<float> load_last(const float* from, int64_t first) {
-#if defined(__AVX512F__)
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>(~0u << first), from);
-#elif defined(__AVX2__)
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(static_cast<int32_t>(first) - 1)));
-#else
-  Vector<float> value{};
-  for (int64_t i = first; i < Lanes<float>::count; ++i) value[i] = from[i];
-  return value;
-#endif
-}
-
-// Writes the entries from `first` on, and no others.
-ACMIX_INLINE void store_last(float* to, Vector<float> value, int64_t first) {
-#if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(to, static_cast<__mmask16>(~0u << first), value);
-#elif defined(__AVX2__)
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(static_cast<int32_t>(first) - 1)), value);
-#else
-  for (int64_t i = first; i < Lanes<float>::count; ++i) to[i] = value[i];
-#endif
-}
-
 // The first `count` lanes of a vector, zeros in the others.
 template <class T>
 ACMIX_INLINE Vector<T> first_lanes(Vector<T> value, int64_t count) {

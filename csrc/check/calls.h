@@ -56,10 +56,6 @@ inline Attention attention_of(const Case& c, const Placed& at) {
   a.top = 0, a.bottom = a.out_height;
   a.kernel = n[7], a.stride = n[8], a.dilation = n[9], a.fills = n[10] != 0, a.scale = c.scale;
   a.q = at.view(0), a.k = at.view(1), a.v = at.view(2), a.out = at.view(3), a.position = at.view(4), a.rate = at.data(5);
-  if (n[11] != 0) {
-    a.padded = true;
-    for (View* const view : {&a.q, &a.k, &a.v}) view->data = static_cast<float*>(view->data) + 16;  // zeros before the first row
-  }
   a.code = at.floats(11), a.across = at.floats(12), a.down = at.floats(13);
   a.grad = at.view(6), a.grad_q = at.view(7), a.grad_k = at.view(8), a.grad_v = at.view(9), a.grad_rate = at.data(10);
   return a;
@@ -80,7 +76,7 @@ inline Product product_of(const Case& c, const Placed& at) {
   const std::vector<int64_t>& n = c.numbers;
   Product p{};
   p.images = n[0], p.rows = n[1], p.depth = n[2], p.pixels = n[3], p.part_rows = n[4], p.part_columns = n[5];
-  p.transposed = n[6] != 0, p.x_image = n[7], p.x_row = n[8], p.out_image = n[9], p.out_row = n[10], p.columns = n[11], p.pitch = n[12];
+  p.transposed = n[6] != 0, p.x_image = n[7], p.x_row = n[8], p.out_image = n[9], p.out_row = n[10];
   for (size_t i = 0; i < 3; ++i) p.parts[i] = at.floats(i);
   p.bias = at.floats(3), p.x = at.floats(4), p.out = at.floats(5);
   return p;

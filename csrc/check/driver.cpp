@@ -121,13 +121,11 @@ void forward(Order order, Call call, int64_t (*units)(const Call&), void (*kerne
   on_units(order, call, units(call), kernel);
 }
 
-// With the position code in parts where the kernels take it so, and rows as if they had no gaps where they do.
+// With the position code in parts where the kernels take it so.
 Attention as_taken(Attention a) {
   const View position = a.position;
   a.position.data = nullptr;
-  const Layout layout = kernels.forward_layout(a);
-  if (!layout.code_in_parts || a.code == nullptr) a.code = nullptr, a.position = position;
-  a.padded = a.padded && layout.pitch > 0 && a.position.data == nullptr;
+  if (!kernels.takes_code_in_parts(a) || a.code == nullptr) a.code = nullptr, a.position = position;
   return a;
 }
 

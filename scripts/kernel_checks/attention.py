@@ -47,7 +47,6 @@ class Window(NamedTuple):
     rate: bool
     fills: bool
     spread: float  # of queries: how far apart logits are
-    padded: bool = False  # rows as the layer pads them
     in_parts: bool = False  # the position code, of columns and rows
 
     @property
@@ -61,7 +60,7 @@ class Window(NamedTuple):
 
     def __str__(self) -> str:
         window = f"window {self.kernel}, stride {self.stride}, dilation {self.dilation}"
-        what = [name for name in ("position", "rate", "fills", "padded", "in_parts") if getattr(self, name)]
+        what = [name for name in ("position", "rate", "fills", "in_parts") if getattr(self, name)]
         shape = (self.batch, self.heads, self.width, *self.size)
         return f"{window} on {shape} of {self.dtype}, {', '.join((*what, *self.layouts))}"
 
@@ -86,7 +85,7 @@ def cases(seed: int) -> Iterator[Callable[[], Case]]:
         inputs = make_inputs(window, generator)
         yield partial(forward, window, inputs)
         yield partial(backward, window, inputs)
-    for window in padded_windows(chance):
+    for window in windows_of_layers(chance):
         yield partial(forward, window, make_inputs(window, generator))
 
 
@@ -107,12 +106,12 @@ def windows(chance: random.Random) -> Iterator[Window]:
         yield case._replace(width=32, batch=1, heads=1)
 
 
-def padded_windows(chance: random.Random) -> Iterator[Window]:
-    """What the layer's forward pass gives to kernels that read q, k and v where they stand."""
+def windows_of_layers(chance: random.Random) -> Iterator[Window]:
+    """What the layer's forward pass gives to kernels that take the position code in parts."""
     for kernel, stride, size in itertools.product((3, 5, 7), (1, 2), (*MAPS, (9, 56), (30, 29))):
         if is_near(kernel, 1, size):
             case = drawn(chance, (kernel, stride, 1), torch.float32, size, ("dense",))
-            yield case._replace(padded=stride == 1, in_parts=case.position)
+            yield case._replace(in_parts=case.position)
 
 
 def drawn(
@@ -212,20 +211,9 @@ def laid(x: Tensor, window: Window, number: int) -> Tensor:
     return placed(x.to(window.dtype), *LAYOUTS[window.layouts[number]])
 
 
-def padded(x: Tensor, window: Window) -> Tensor:
-    """Rows with zeros behind each, and 16 entries of them before the first one and behind each channel's last one."""
-    height, columns = window.size
-    pitch = -(-(columns + window.kernel // 2) // 16) * 16
-    apart = height * pitch + 16
-    memory = torch.zeros(16 + math.prod(x.shape[:3]) * apart)
-    strides = (x.shape[1] * x.shape[2] * apart, x.shape[2] * apart, apart, pitch, 1)
-    return memory.as_strided(x.shape, strides, 16).copy_(x)
-
-
 def read_tensors(window: Window, inputs: Inputs) -> dict[str, Tensor | None]:
     tensors: dict[str, Tensor | None] = {
-        name: padded(x, window) if window.padded else laid(x, window, i)
-        for i, (name, x) in enumerate(zip("qkv", inputs[:3], strict=True))
+        name: laid(x, window, i) for i, (name, x) in enumerate(zip("qkv", inputs[:3], strict=True))
     }
     if inputs.parts:
         tensors |= {name: dense(x.float()) for name, x in zip(("code", "across", "down"), inputs.parts, strict=True)}
@@ -238,8 +226,7 @@ def case(kernel: str, window: Window, tensors: dict[str, Tensor | None], truths:
     of_gradients = ("grad", "grad_q", "grad_k", "grad_v", "grad_rate")
     names = ("q", "k", "v", "out", "position", "rate", *of_gradients, "code", "across", "down")
     shape = (window.batch, window.heads, window.width, *window.size)
-    switches = (int(window.fills), int(window.padded))
-    numbers = (*shape, *window.out_size, window.kernel, window.stride, window.dilation, *switches)
+    numbers = (*shape, *window.out_size, window.kernel, window.stride, window.dilation, int(window.fills))
     return Case(kernel, numbers, window.scale, {name: tensors.get(name) for name in names}, truths, str(window))
 
 

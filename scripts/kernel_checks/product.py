@@ -33,11 +33,6 @@ PRODUCTS = (
     Sizes(1, 240, 1, 24, 8), Sizes(1, 241, 2, 9, 3), Sizes(3, 341, 3, 7, 9), Sizes(2, 1601, 1, 5, 12),
     Sizes(7, 9, 3, 32, 65),
 )  # fmt: skip
-# Columns of a row of pixels, a vector's at least, and entries from one row of the output to the next.
-PADDED = (
-    (Sizes(1, 16, 1, 3, 5), 16, 17), (Sizes(2, 5 * 17, 3, 8, 7), 17, 32), (Sizes(3, 4 * 29, 3, 7, 200), 29, 32),
-    (Sizes(2, 7 * 56, 3, 16, 33), 56, 64), (Sizes(1, 3 * 113, 2, 9, 300), 113, 116), (Sizes(2, 40, 1, 24, 9), 40, 48),
-)  # fmt: skip
 # Around tiles of 6 left rows, units of 96, tiles of 64, 16 or 8 right rows, and steps of 112 pixels.
 ROWS = (
     Sizes(1, 1, 1, 1, 1), Sizes(3, 1, 3, 3, 5), Sizes(2, 5, 3, 7, 17), Sizes(1, 15, 2, 8, 127), Sizes(3, 16, 3, 8, 129),
@@ -54,9 +49,6 @@ def cases(seed: int) -> Iterator[Callable[[], Case]]:
     for sizes in PRODUCTS:
         for transposed in (False, True):
             yield partial(product, sizes, transposed, chance.random() < 0.5, gaps_of(chance), generator)
-    for sizes, columns, pitch in PADDED:
-        for transposed in (False, True):
-            yield partial(product, sizes, transposed, True, gaps_of(chance), generator, (columns, pitch))
     for sizes in ROWS:
         for adds in (False, True):
             yield partial(row_products, sizes, adds, chance.random() < 0.5, gaps_of(chance), generator)
@@ -87,15 +79,7 @@ def mapped(x: Tensor, gaps: tuple[int, int]) -> Tensor:
     return placed(x.to(FLOAT), IN_ORDER, (image, row, 0))
 
 
-def product(
-    sizes: Sizes,
-    transposed: bool,
-    biased: bool,
-    gaps: tuple[int, int],
-    generator: torch.Generator,
-    padded: tuple[int, int] | None = None,
-) -> Case:
-    """`padded`: the output's columns in a row of pixels, and entries from row to row; None where they are dense."""
+def product(sizes: Sizes, transposed: bool, biased: bool, gaps: tuple[int, int], generator: torch.Generator) -> Case:
     stacked = normal(generator, sizes.parts * sizes.part_rows, sizes.other)
     weight = stacked.mT if transposed else stacked
     rows, depth = weight.shape
@@ -107,14 +91,10 @@ def product(
     tensors = in_parts(stacked, sizes.part_rows)
     tensors |= {"bias": dense(bias.to(FLOAT)) if biased else None, "x": mapped(x, gaps)}
     tensors["out"] = mapped(empty(*value.shape), gaps)
-    columns, pitch = padded or (sizes.pixels, sizes.pixels)
-    if padded:
-        value, terms = (x.unflatten(2, (-1, columns)) for x in (value, terms))
-        tensors["out"] = placed(empty(*value.shape), (0, 1, 2, 3), (*gaps, pitch - columns, 0))
     strides = [stride for name in ("x", "out") for stride in strides_of(tensors[name])]
     sides = [sizes.part_rows, sizes.other, int(transposed)]
-    numbers = [sizes.images, rows, depth, sizes.pixels, *sides, *strides, columns, pitch]
-    text = f"{sizes}, {'transposed, ' * transposed}{'bias, ' * biased}gaps {gaps}, rows of {columns} in {pitch}"
+    numbers = [sizes.images, rows, depth, sizes.pixels, *sides, *strides]
+    text = f"{sizes}, {'transposed, ' * transposed}{'bias, ' * biased}gaps {gaps}"
     return Case("product", numbers, 1.0, tensors, {"out": truth(value, terms, FLOAT, FLOAT)}, text)
 
 

@@ -226,7 +226,7 @@ def test_where_it_does_not_run_the_parts_do() -> None:
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
-@pytest.mark.parametrize("width", [32, 61])  # dense rows, and padded ones
+@pytest.mark.parametrize("width", [32, 61])
 def test_logits_of_any_size_give_weights(instructions: str, width: int) -> None:
     layer = made(64, {"paths": "attention"})
     x = 1e5 * torch.randn(1, 64, 9, width)

@@ -31,13 +31,6 @@ _BACKWARD_BYTES = 5 * 2**20
 _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
-# Rows of q, k and v, if they are not short, are padded to whole cache lines, of so many entries, where they grow by a
-# quarter at most. With more input channels the projections add up their output in several turns, for which padded rows
-# are slow.
-_BETWEEN = 16
-_PADDED_WIDTH = 48
-_PADDED_QUARTERS = 5
-_PADDED_DEPTH = 192
 _FIELDS = LayerInputs._fields
 # Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
@@ -59,20 +52,19 @@ def layer(inputs: LayerInputs, window: LayerWindow, keep: bool) -> tuple[Tensor,
     out = x.new_empty(plan.out)
     projected = kept_memory(x, plan.projected) if keep else scratch("projected", plan.projected)
     torch.ops.acmix_cpu.layer_forward(
-        *inputs, out, projected, _code(inputs, plan.code), plan.rows, plan.pitch, *window, inputs.scale(window),
+        *inputs, out, projected, _code(inputs, plan.code), plan.rows, *window, inputs.scale(window),
         plan.threads, plan.together,
     )  # fmt: skip
     return out, projected if keep else None
 
 
 class _ForwardPlan(NamedTuple):
-    """Shapes of the output and of memory; rows of a map that are there at a time, and their entries; the shares."""
+    """Shapes of the output and of memory; rows of a map that are there at a time; the shares."""
 
     out: tuple[int, ...]
     projected: tuple[int, ...]
     code: tuple[int, ...]
     rows: int
-    pitch: int
     threads: int
     together: int
 
@@ -82,31 +74,19 @@ def _forward_plan(
     x: tuple[int, ...], channels: int, window: LayerWindow, kernel_conv: int, keep: bool, threads: int
 ) -> _ForwardPlan:
     """By the shapes alone: a network asks for the same few again and again."""
-    batch, in_channels, height, width = x
-    dense = (1, 3, window.heads, channels // window.heads, height, width)
-    pitch = width if keep else _pitch(in_channels, width, window)
-    shape = (*dense[:-1], pitch)
-    most, together = _shares(batch, 4 * math.prod(shape), threads)
+    batch, _, height, width = x
+    image = (1, 3, window.heads, channels // window.heads, height, width)
+    most, together = _shares(batch, 4 * math.prod(image), threads)
     rows = height
-    projected: tuple[int, ...] = (batch, *dense[1:])
+    projected: tuple[int, ...] = (batch, *image[1:])
     if not keep:
         slots = min(most, -(-batch // together))
         if together == 1:
-            rows = _rows(shape, slots, window, kernel_conv, threads)
-        between = 0 if pitch == width else _BETWEEN
-        if together == 1 and rows == height and not between:
-            rows += _rows_between(dense, slots)
-        planes = slots * together * math.prod(shape[1:4])
-        projected = (planes * (rows * pitch + between) + between,)
+            rows = _rows(image, slots, window, kernel_conv, threads)
+            rows += _rows_between(image, slots) if rows == height else 0
+        projected = (slots * together, *image[1:4], rows, width)
     out = (batch, channels, output_size(height, window.stride), output_size(width, window.stride))
-    return _ForwardPlan(out, projected, dense[3:], rows, pitch, most, together)
-
-
-def _pitch(channels: int, width: int, window: LayerWindow) -> int:
-    """Entries for which a row of q, k and v has room: with zeros behind it attention reads it where it stands."""
-    padded = -(-(width + window.kernel_size // 2) // _BETWEEN) * _BETWEEN
-    fits = window.kernel_size > 0 and window.stride == 1 and window.dilation == 1 and width >= _PADDED_WIDTH
-    return padded if fits and 4 * padded <= _PADDED_QUARTERS * width and channels <= _PADDED_DEPTH else width
+    return _ForwardPlan(out, projected, image[3:], rows, most, together)
 
 
 def _code(inputs: LayerInputs, shape: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ ENVIRONMENT = "ACMIX_CPU_INSTRUCTIONS"
 
 _FILE = "libacmix_cpu.so"
 # What the library's operators take and give; changes with `kInterface` in csrc/library.cpp.
-_INTERFACE = 9
+_INTERFACE = 10
 _HINT = "reinstall acmix where torch and a C++ compiler are: pip install --force-reinstall --no-deps acmix"
 
 
