@@ -110,10 +110,6 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
   ACMIX_UNROLL
   for (int i = 0; i < NI; ++i) {
     ACMIX_UNROLL
-    for (int line = 0; line < 4; ++line) {
-      __builtin_prefetch(to + i * c.grad_x.strides[2] + (4 + line / 2) * c.grad_x.strides[3] + line % 2 * kMaskLanes + kMaskLanes / 2, 1);
-    }
-    ACMIX_UNROLL
     for (int p = 0; p < 4; ++p) sums[i][p / 2][p % 2] = Vector<float>{};
     below[i] = Vector<float>{};
   }
@@ -129,8 +125,11 @@ ACMIX_APART void scatter_direct(const GroupConvolution& c, const PackedGrads& gr
         next[r] = lanes_from<1>(here[r], right);
       }
     }
+    // One line of what each input gets two rows below, of four.
+    const float* const line = to + (4 + o / 2 % 2) * c.grad_x.strides[3] + o % 2 * kMaskLanes + kMaskLanes / 2;
     ACMIX_UNROLL
     for (int i = 0; i < NI; ++i) {
+      __builtin_prefetch(line + i * c.grad_x.strides[2], 1);
       const float* w = weight + i * 9;
       sums[i][0][0] += w[4] * here[0];
       sums[i][0][1] += w[5] * here[0];
