@@ -55,7 +55,15 @@ ACMIX_APART void correlate_direct(const GroupConvolution& c, const DirectPlace& 
   }
   const int64_t piece = c.x.strides[2], row = S * c.x.strides[3], step = c.outputs * kMaskLanes;
   for (int64_t y = 0; y < rows; ++y, from += row, grads += step) {
-    if constexpr (!kCuts) __builtin_prefetch(from + c.x.strides[1] + kMaskLanes / 2, 0, 2);  // of the next group
+    if constexpr (kCuts && S == 2) {  // the next inputs
+      ACMIX_UNROLL
+      for (int i = 0; i < NI; ++i) {
+        __builtin_prefetch(from + (NI + i) * piece + kMaskLanes / 2);
+        __builtin_prefetch(from + (NI + i) * piece + kMaskLanes + kMaskLanes / 2);
+      }
+    } else if constexpr (!kCuts) {
+      __builtin_prefetch(from + c.x.strides[1] + kMaskLanes / 2, 0, 2);  // of the next group
+    }
     Vector<float> grad[NO];
     ACMIX_UNROLL
     for (int o = 0; kCuts && o < NO; ++o) grad[o] = load_once(grads + o * kMaskLanes);
