@@ -275,10 +275,11 @@ class DirectBackward {
   template <int ROWS>
   double tile_back(const DirectTile<K, S>& t, int64_t batch, int64_t head, const Rows& keys, const Rows& values) {
     const int64_t x = t.tile * lanes, line = lines_.length;
-    const TileRows queries{queries_ + x, line, query_size_, {queries_ + x, line, query_size_}};
-    const TileRows grads{grads_ + x, line, query_size_, queries.next};
-    read_direct<S>(t, Rows(a_.q, batch, head), scale_, queries_ + x, line, query_size_);
-    read_direct<1>(t, Rows(a_.grad, batch, head), 1.0f, grads_ + x, line, query_size_);
+    const Rows from_queries(a_.q, batch, head), from_grads(a_.grad, batch, head);
+    const TileRows queries{queries_ + x, line, query_size_, next_of<S>(t, from_queries)};
+    const TileRows grads{grads_ + x, line, query_size_, next_of<1>(t, from_grads)};
+    read_direct<S>(t, from_queries, scale_, queries_ + x, line, query_size_);
+    read_direct<1>(t, from_grads, 1.0f, grads_ + x, line, query_size_);
     direct_scores<ROWS>(t, plan_.of_tile(plan_.logits, t.tile), queries, keys, tile_weights_);
     direct_scores<ROWS>(t, plan_.of_tile(plan_.products, t.tile), grads, values, tile_grads_);
     double grad_rate = 0;
@@ -304,6 +305,14 @@ class DirectBackward {
       }
     }
     return grad_rate;
+  }
+
+  // Where the next tile's rows begin in the map, STEP apart.
+  template <int STEP>
+  Rows next_of(const DirectTile<K, S>& t, const Rows& from) const {
+    const bool last = t.tile + 1 == plan_.tiles;
+    const int64_t y = last ? t.y + t.rows : t.y, x = last ? 0 : (t.tile + 1) * lanes;
+    return {from.data + STEP * (y * from.row + x), from.channel, STEP * from.row};
   }
 
   // What some query rows give to all keys and values that they see.

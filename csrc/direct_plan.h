@@ -267,7 +267,6 @@ ACMIX_APART void read_direct(const DirectTile<K, S>& t, const Rows& from, float 
   for (int64_t d = 0; d < width; ++d) {
     const float* line = from.data + t.y * STEP * from.row + d * from.channel + x;
     for (int64_t r = 0; r < t.rows; ++r, line += STEP * from.row) {
-      __builtin_prefetch(line + t.rows * STEP * from.row + kMaskLanes / 2);  // of the tile below
       store(to + r * row + d * channel, columns.read(line) * factor);
     }
   }
