@@ -225,13 +225,13 @@ class DirectBackward {
         packed_size_(least((block_rows - 1) * S + K, a.height) * row_), query_size_(a.width * lines_.length),
         weights_size_(K * K * lines_.length), tile_size_(kGroup * K * K * lanes), result_size_(S == 1 ? 0 : kGroup * a.width * lanes),
         scratch_(2 * Memory::size_of(packed_size_ + kMaskLanes) + 2 * Memory::size_of(kGroup * query_size_) + 2 * Memory::size_of(kGroup * weights_size_)),
-        sums_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(tile_size_) + Memory::size_of(result_size_), Holds::anything),
+        sums_(2 * Memory::size_of(packed_size_) + 2 * Memory::size_of(tile_size_) + Memory::size_of(result_size_) + Memory::size_of(a.columns), Holds::anything),
         keys_(scratch_.take(packed_size_ + kMaskLanes) + kPackedFrom<K, S>), values_(scratch_.take(packed_size_ + kMaskLanes) + kPackedFrom<K, S>), grad_keys_(sums_.take(packed_size_)),
         grad_values_(sums_.take(packed_size_)), queries_(scratch_.take(kGroup * query_size_) + Lines::margin),
         grads_(scratch_.take(kGroup * query_size_) + Lines::margin),
         weights_(scratch_.take(kGroup * weights_size_) + Lines::margin),
         grad_weights_(scratch_.take(kGroup * weights_size_) + Lines::margin), tile_weights_(sums_.take(tile_size_)),
-        tile_grads_(sums_.take(tile_size_)), result_(sums_.take(result_size_)),
+        tile_grads_(sums_.take(tile_size_)), result_(sums_.take(result_size_)), code_line_(sums_.take(a.columns)),
         scale_(static_cast<float>(a.scale * kLog2E)), rate_(rate_of<float>(a)) {}
 
   // Gradients of one head of one image; returns that of the rate.
@@ -240,13 +240,13 @@ class DirectBackward {
     float* const map_k = static_cast<float*>(a_.grad_k.data) + batch * k[0] + head * k[1];
     float* const map_v = static_cast<float*>(a_.grad_v.data) + batch * v[0] + head * v[1];
     written_ = 0;
-    const Rows code(a_.position, 0, 0), nothing(nullptr, 0, 0);
+    const KeyCode code(a_, code_line_);
     double grad_rate = 0;
     for (int64_t top = 0; top < a_.out_height; top += block_) {
       const int64_t bottom = least(top + block_, a_.out_height);
       first_ = plan_.first_row(top), last_ = plan_.last_row(bottom - 1) + 1;
       const Rows keys = pack_direct(plan_, Rows(a_.k, batch, head), code, 1, first_, last_, keys_);
-      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), nothing, 1, first_, last_, values_);
+      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), KeyCode(), 1, first_, last_, values_);
       ::memset(static_cast<void*>(grad_keys_), 0, (last_ - first_) * row_ * sizeof(float));
       ::memset(static_cast<void*>(grad_values_), 0, (last_ - first_) * row_ * sizeof(float));
       for (int64_t y = top, rows; y < bottom; y += rows) {
@@ -365,7 +365,7 @@ class DirectBackward {
   const Lines lines_;
   int64_t block_, row_, packed_size_, query_size_, weights_size_, tile_size_, result_size_;
   Memory scratch_, sums_;
-  float *keys_, *values_, *grad_keys_, *grad_values_, *queries_, *grads_, *weights_, *grad_weights_, *tile_weights_, *tile_grads_, *result_;
+  float *keys_, *values_, *grad_keys_, *grad_values_, *queries_, *grads_, *weights_, *grad_weights_, *tile_weights_, *tile_grads_, *result_, *code_line_;
   float scale_, rate_;
   int64_t first_ = 0, last_ = 0, written_ = 0;  // the key rows that are packed; how many have been written to the map
 };

@@ -353,17 +353,34 @@ inline void clear_borders(const DirectPlan<K, S>& plan, int64_t rows, float* to)
   }
 }
 
+// The position code of keys: none, a map, or rows that are made of its parts, each in `line` when it is asked for.
+struct KeyCode {
+  Rows map{nullptr, 0, 0};
+  const float *parts = nullptr, *across = nullptr, *down = nullptr;
+  float* line = nullptr;
+
+  KeyCode() = default;
+  explicit KeyCode(const View& position) : map(position, 0, 0) {}
+  KeyCode(const Attention& a, float* memory) : map(a.position, 0, 0), parts(a.code), across(a.across), down(a.down), line(memory) {}
+
+  const float* row(int64_t d, int64_t y, int64_t columns) const {
+    if (parts == nullptr) return map.data == nullptr ? nullptr : map.data + d * map.channel + y * map.row;
+    const float by_column = parts[2 * d], by_row = parts[2 * d + 1] * down[y];
+    for_each_vector(across, columns, line, [&](Vector<float> place, Vector<float>) { return place * by_column + by_row; });
+    return line;
+  }
+};
+
 // Rows first..last of keys or values, less the position code where there is one, times a factor: [rows][D][pitch], in memory with
 // clear borders. Channel by channel: rows of one channel follow each other in memory.
 template <int K, int S>
-inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const Rows& less, float factor, int64_t first, int64_t last,
+inline Rows pack_direct(const DirectPlan<K, S>& plan, const Rows& from, const KeyCode& code, float factor, int64_t first, int64_t last,
                         float* to) {
   const int64_t width = plan.call.width;
   const RowWalk walk(first, last, plan.call.columns, from.channel, from.row);
   for (int64_t d = 0; d < width; ++d) {
     for (int64_t y = first; y < last; ++y) {
-      const float* minus = less.data == nullptr ? nullptr : less.data + d * less.channel + y * less.row;
-      pack_row<K, S>(from.data + d * from.channel + y * from.row, minus, factor, from.data + walk.ahead(d, y), plan.call.columns,
+      pack_row<K, S>(from.data + d * from.channel + y * from.row, code.row(d, y, plan.call.columns), factor, from.data + walk.ahead(d, y), plan.call.columns,
                      plan.phase, to + (y - first) * plan.row + d * plan.pitch);
     }
   }

@@ -1,7 +1,6 @@
 // The whole layer in float32, projections included: what one stage writes, the next one finds in the cache, and the two
 // paths write and read the same memory.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "layer_parts.h"
@@ -85,10 +84,6 @@ struct Forward {
   }
 };
 
-bool is_finite(const Tensor& x) {
-  return std::all_of(data(x), data(x) + x.numel(), [](float entry) { return std::isfinite(entry); });
-}
-
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` is memory for q, k and v of the whole batch, or of what all threads with images
 // need at a time, which is then used again and again: `capacity` rows of each map, more or fewer than it has.
@@ -112,13 +107,9 @@ void layer_forward(const Tensor x, const Tensor query, const Tensor key, const T
   Mixing mixing = mixing_of(whole, parameters, scaled);
   const std::unique_ptr<float[]> kernels = composed(set, mixing);
 
-  Attention attention = attention_of(whole, windows, scale, nullptr, rate, data(projected));
+  Attention attention = attention_of(whole, windows, scale, rate, data(projected));
   attention.out = by_heads(whole, data(out));
-  const bool coded = has_code(whole, parameters);
-  const bool in_parts = coded && window > 0 && set.takes_code_in_parts(attention) && is_finite(*position_bias);  // which the parts leave out
-  const std::vector<float> down = in_parts ? places_down(whole, data(grid)) : std::vector<float>();
-  if (!down.empty()) attention.code = data(position_weight), attention.across = data(grid), attention.down = down.data();
-  else if (coded) attention.position.data = position_code(whole, parameters, code);
+  const std::vector<float> down = add_code(set, whole, parameters, code, attention);
 
   const int64_t map = capacity * whole.columns, image = 3 * whole.channels() * map, held = projected.numel() / image;
   float* const kept = data(projected);

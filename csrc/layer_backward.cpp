@@ -250,9 +250,11 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   const std::unique_ptr<float[]> panels = grad_x.has_value() ? arranged(set, back) : nullptr;
   const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, grad_biases.empty() ? nullptr : grad_biases.data(),
                   grad_kernels.data()};
-  float* const of_position = position_code(whole, parameters, code);
-  const bool attends = window > 0, places = attends && of_position != nullptr;
-  Backward backward{whole, windows, again, attention_of(whole, windows, scale, of_position, rate, data(projected)),
+  Attention attention = attention_of(whole, windows, scale, rate, data(projected));
+  attention.out = by_heads(whole, data(grad));
+  const std::vector<float> down = add_code(set, whole, parameters, code, attention);
+  const bool attends = window > 0, places = attends && has_code(whole, parameters);
+  Backward backward{whole, windows, again, attention,
                     convolution_of(whole, windows, kernels.get(), data(projected)), back, sums, data(projected),
                     data(grad_projected), data(turned), turned.numel() / images, data(x), data(grad), kernels_size,
                     places ? data(grid) : nullptr, std::vector<float>(grad_rate.has_value() && attends ? whole.batch * heads : 0),

@@ -2,6 +2,7 @@
 // float32, and so is `projected`, [B, 3, N, D, H, W].
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -96,21 +97,6 @@ inline std::vector<float> places_down(const Sizes& s, const float* grid) {
   return down;
 }
 
-// The position code [D, H, W] of a grid [2, H, W], written to `code`; null where there is none.
-inline float* position_code(const Sizes& s, const Parameters& of, const Tensor& code) {
-  if (!has_code(s, of)) return nullptr;
-  const int64_t pixels = s.pixels();
-  require(code, "code", s.width * pixels);
-  const float *weight = data(of.position_weight), *bias = data(of.position_bias), *across = data(of.grid), *down = across + pixels;
-  float* const to = data(code);
-  torch::stable::parallel_for(0, s.width, 1 + 16384 / pixels, [&](int64_t first, int64_t last) {
-    for (int64_t d = first; d < last; ++d) {
-      for (int64_t i = 0; i < pixels; ++i) to[d * pixels + i] = weight[2 * d] * across[i] + weight[2 * d + 1] * down[i] + bias[d];
-    }
-  });
-  return to;
-}
-
 // The FC's weight [k * k, P] times the convolution path's rate.
 inline std::vector<float> scaled_mix(const Parameters& of) {
   if (!of.fc.has_value()) return {};
@@ -122,17 +108,47 @@ inline std::vector<float> scaled_mix(const Parameters& of) {
   return mix;
 }
 
-inline Attention attention_of(const Sizes& s, const Window& window, double scale, float* code, const std::optional<Tensor>& rate,
-                              float* projected) {
+inline Attention attention_of(const Sizes& s, const Window& window, double scale, const std::optional<Tensor>& rate, float* projected) {
   Attention a{};
   a.batch = s.batch, a.heads = s.heads, a.width = s.width, a.height = s.height, a.columns = s.columns;
   a.out_height = s.out_height, a.out_columns = s.out_columns, a.top = 0, a.bottom = s.out_height;
   a.kernel = window.attention, a.stride = window.stride, a.dilation = window.dilation, a.scale = scale;
   a.q = part(s, projected, 0), a.k = part(s, projected, 1), a.v = part(s, projected, 2);
   if (rate.has_value()) require(*rate, "rate", 1);
-  a.position = view(code, 0, 0, s.pixels(), s.columns);
   a.rate = data(rate);
   return a;
+}
+
+// The position code [D, H, W] of a grid [2, H, W], written to `code`.
+inline void write_code(const Sizes& s, const Parameters& of, const Tensor& code) {
+  const int64_t pixels = s.pixels();
+  require(code, "code", s.width * pixels);
+  const float *weight = data(of.position_weight), *bias = data(of.position_bias), *across = data(of.grid), *down = across + pixels;
+  float* const to = data(code);
+  torch::stable::parallel_for(0, s.width, 1 + 16384 / pixels, [&](int64_t first, int64_t last) {
+    for (int64_t d = first; d < last; ++d) {
+      for (int64_t i = 0; i < pixels; ++i) to[d * pixels + i] = weight[2 * d] * across[i] + weight[2 * d + 1] * down[i] + bias[d];
+    }
+  });
+}
+
+inline bool is_finite(const Tensor& x) {
+  return std::all_of(data(x), data(x) + x.numel(), [](float entry) { return std::isfinite(entry); });
+}
+
+// The position code where there is one: in parts if the kernels take it so, which leave its bias out, a constant in all logits of
+// a query; else as a map, written to `code`. Returns the places of rows, which the parts refer to.
+inline std::vector<float> add_code(const Kernels& set, const Sizes& s, const Parameters& of, const Tensor& code, Attention& a) {
+  if (!has_code(s, of) || a.kernel == 0) return {};
+  std::vector<float> down;
+  if (set.takes_code_in_parts(a) && is_finite(*of.position_bias)) down = places_down(s, data(of.grid));
+  if (!down.empty()) {
+    a.code = data(of.position_weight), a.across = data(of.grid), a.down = down.data();
+  } else {
+    write_code(s, of, code);
+    a.position = view(data(code), 0, 0, s.pixels(), s.columns);
+  }
+  return down;
 }
 
 // The FC, rate included, and the shifts; nothing without the convolution path.

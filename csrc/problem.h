@@ -99,7 +99,7 @@ struct GridSums {
 // that results do not depend on how many threads share them. How many units there are is for the same set to say.
 struct Kernels {
   const char* name;
-  bool (*takes_code_in_parts)(const Attention&);  // a forward pass
+  bool (*takes_code_in_parts)(const Attention&);  // both passes, on maps like these
   int64_t (*attention_forward_units)(const Attention&);
   void (*attention_forward)(const Attention&, int64_t first, int64_t last);
   int64_t (*attention_backward_units)(const Attention&);

@@ -123,9 +123,12 @@ void forward(Order order, Call call, int64_t (*units)(const Call&), void (*kerne
 
 // With the position code in parts where the kernels take it so.
 Attention as_taken(Attention a) {
-  const View position = a.position;
-  a.position.data = nullptr;
-  if (!kernels.takes_code_in_parts(a) || a.code == nullptr) a.code = nullptr, a.position = position;
+  if (a.code == nullptr) return a;
+  Attention in_parts = a;
+  in_parts.position.data = nullptr;
+  if (a.out.data == nullptr) in_parts.out = a.grad;
+  if (kernels.takes_code_in_parts(in_parts)) return in_parts;
+  a.code = nullptr;
   return a;
 }
 
@@ -152,7 +155,7 @@ std::vector<std::string> results(const Case& c, const Run& run, size_t missing) 
   if (c.kernel == 0) {
     forward(run.order, as_taken(attention_of(c, at)), kernels.attention_forward_units, kernels.attention_forward);
   } else if (c.kernel == 1) {
-    const Attention a = attention_of(c, at);
+    const Attention a = as_taken(attention_of(c, at));
     on_units(run.order, a, kernels.attention_backward_units(a), kernels.attention_backward);
   } else if (c.kernel == 2) {
     forward(run.order, convolution_of(c, at), kernels.convolution_forward_units, kernels.convolution_forward);

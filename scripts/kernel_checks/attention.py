@@ -86,7 +86,9 @@ def cases(seed: int) -> Iterator[Callable[[], Case]]:
         yield partial(forward, window, inputs)
         yield partial(backward, window, inputs)
     for window in windows_of_layers(chance):
-        yield partial(forward, window, make_inputs(window, generator))
+        inputs = make_inputs(window, generator)
+        yield partial(forward, window, inputs)
+        yield partial(backward, window, inputs)
 
 
 def windows(chance: random.Random) -> Iterator[Window]:
@@ -107,7 +109,7 @@ def windows(chance: random.Random) -> Iterator[Window]:
 
 
 def windows_of_layers(chance: random.Random) -> Iterator[Window]:
-    """What the layer's forward pass gives to kernels that take the position code in parts."""
+    """What the layer gives to kernels that take the position code in parts."""
     for kernel, stride, size in itertools.product((3, 5, 7), (1, 2), (*MAPS, (9, 56), (30, 29))):
         if is_near(kernel, 1, size):
             case = drawn(chance, (kernel, stride, 1), torch.float32, size, ("dense",))
