@@ -31,6 +31,29 @@ ACMIX_INLINE void direct_taps(const DirectPlace& at, const float* from, int64_t 
   });
 }
 
+// All kernel rows at a stride of two, input row by input row: every second one is shown to two output rows.
+template <int S, bool WHOLE, int NO, int NR>
+ACMIX_INLINE void row_taps(const DirectPlace& at, const float* from, int64_t row, const float* weights, Vector<float> (&sums)[NR][NO]) {
+  ACMIX_UNROLL
+  for (int y = 0; y <= 2 * NR; ++y, from += row) {
+    if ((y == 0 && at.top) || (y == 2 * NR && at.bottom)) continue;
+    const Columns<S, WHOLE> columns(at, from);
+    asm("" : "+r"(weights));  // or compilers keep all weights, which do not fit the registers
+    ACMIX_UNROLL
+    for (int kx = 0; kx < 3; ++kx) {
+      ACMIX_UNROLL
+      for (int o = 0; o < NO; ++o) {
+        if (y % 2 == 1) {
+          sums[y / 2][o] += weights[(3 + kx) * NO + o] * columns.taps[kx];
+        } else {
+          if (y < 2 * NR) sums[y / 2][o] += weights[kx * NO + o] * columns.taps[kx];
+          if (y > 0) sums[y / 2 - 1][o] += weights[(6 + kx) * NO + o] * columns.taps[kx];
+        }
+      }
+    }
+  }
+}
+
 // NR rows of NO outputs; `from` is one row and one column before the tile, `weights` [pieces][3][3][NO].
 template <int S, bool WHOLE, bool INNER, int NO, int NR>
 ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& at, const float* from, const float* weights,
@@ -53,6 +76,10 @@ ACMIX_APART void convolve_direct(const GroupConvolution& c, const DirectPlace& a
   for (int64_t i = 0; i < c.pieces; ++i, from += piece, weights += 9 * NO) {
     ACMIX_UNROLL
     for (int r = 0; r < S * NR; ++r) __builtin_prefetch(from + c.x.strides[1] + (r + 1) * row + S * kMaskLanes / 2, 0, 2);
+    if constexpr (kCuts && S == 2) {
+      row_taps<S, WHOLE>(at, from, row, weights, sums);
+      continue;
+    }
     if (!INNER && at.top) direct_taps<1, NR, S, WHOLE>(at, from, step, weights, sums);
     else direct_taps<0, NR, S, WHOLE>(at, from, step, weights, sums);
     direct_taps<0, NR, S, WHOLE>(at, from + row, step, weights + 3 * NO, sums);
