@@ -240,13 +240,13 @@ class DirectBackward {
     float* const map_k = static_cast<float*>(a_.grad_k.data) + batch * k[0] + head * k[1];
     float* const map_v = static_cast<float*>(a_.grad_v.data) + batch * v[0] + head * v[1];
     written_ = 0;
-    const KeyCode code(a_, code_line_);
+    const KeyCode none{Rows(nullptr, 0, 0)}, code{Rows(a_.position, 0, 0), a_.code == nullptr ? nullptr : &a_, code_line_};
     double grad_rate = 0;
     for (int64_t top = 0; top < a_.out_height; top += block_) {
       const int64_t bottom = least(top + block_, a_.out_height);
       first_ = plan_.first_row(top), last_ = plan_.last_row(bottom - 1) + 1;
       const Rows keys = pack_direct(plan_, Rows(a_.k, batch, head), code, 1, first_, last_, keys_);
-      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), KeyCode(), 1, first_, last_, values_);
+      const Rows values = pack_direct(plan_, Rows(a_.v, batch, head), none, 1, first_, last_, values_);
       ::memset(static_cast<void*>(grad_keys_), 0, (last_ - first_) * row_ * sizeof(float));
       ::memset(static_cast<void*>(grad_values_), 0, (last_ - first_) * row_ * sizeof(float));
       for (int64_t y = top, rows; y < bottom; y += rows) {

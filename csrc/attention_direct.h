@@ -24,7 +24,7 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileBorder& bord
   const int64_t width = plan.call.width, step = left.row;
   const float* query = left.data + R0 * step;
   // Each key row asks for one of the next tile's rows: of its vectors the first line, or the last.
-  const float* next = left.next.data + key_row % tile_group(K, S) * left.next.row + key_row / tile_group(K, S) % 2 * (kMaskLanes - 1);
+  const float* next = left.next.data + key_row % tile_group(K, S) * left.next.row + key_row / tile_group(K, S) % 2 * (S * kMaskLanes - 1);
   for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel, next += left.next.channel) {
     __builtin_prefetch(next);
     Vector<float> queries[R1 - R0];
@@ -241,14 +241,14 @@ void attention_forward_direct(const Attention& a, int64_t first_unit, int64_t la
   float* const packed_values = S == 1 ? scratch.take(packed_size) + kPackedFrom<K, S> : packed_keys;
   clear_borders(plan, packed_rows, packed_keys);
   if (S == 1) clear_borders(plan, packed_rows, packed_values);
-  const KeyCode code(a.position);
   const Rows nothing(nullptr, 0, 0);
+  const KeyCode none{nothing}, code{Rows(a.position, 0, 0)};  // in parts it is added to the logits
   for (int64_t unit = first_unit; unit < last_unit; ++unit) {
     const int64_t head = unit % a.heads, batch = unit / a.heads / blocks;
     const int64_t top = a.top + unit / a.heads % blocks * unit_rows, bottom = least(top + unit_rows, a.bottom);
     const int64_t first = plan.first_row(top), last = plan.last_row(bottom - 1) + 1;
     ForwardRows of{Rows(a.q, batch, head), nothing, nothing, OutRows(a.out, batch, head), rate, scale};
-    const auto pack_values = [&] { of.values = pack_direct(plan, Rows(a.v, batch, head), KeyCode(), 1, first, last, packed_values); };
+    const auto pack_values = [&] { of.values = pack_direct(plan, Rows(a.v, batch, head), none, 1, first, last, packed_values); };
     of.keys = pack_direct(plan, Rows(a.k, batch, head), code, scale, first, last, packed_keys);
     if constexpr (S == 1) {
       pack_values();

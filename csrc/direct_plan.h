@@ -353,20 +353,16 @@ inline void clear_borders(const DirectPlan<K, S>& plan, int64_t rows, float* to)
   }
 }
 
-// The position code of keys: none, a map, or rows that are made of its parts, each in `line` when it is asked for.
+// The position code of keys: none, a map, or rows that are made of a call's parts, each in `line` when it is asked for.
 struct KeyCode {
-  Rows map{nullptr, 0, 0};
-  const float *parts = nullptr, *across = nullptr, *down = nullptr;
+  Rows map;
+  const Attention* in_parts = nullptr;
   float* line = nullptr;
 
-  KeyCode() = default;
-  explicit KeyCode(const View& position) : map(position, 0, 0) {}
-  KeyCode(const Attention& a, float* memory) : map(a.position, 0, 0), parts(a.code), across(a.across), down(a.down), line(memory) {}
-
   const float* row(int64_t d, int64_t y, int64_t columns) const {
-    if (parts == nullptr) return map.data == nullptr ? nullptr : map.data + d * map.channel + y * map.row;
-    const float by_column = parts[2 * d], by_row = parts[2 * d + 1] * down[y];
-    for_each_vector(across, columns, line, [&](Vector<float> place, Vector<float>) { return place * by_column + by_row; });
+    if (in_parts == nullptr) return map.data == nullptr ? nullptr : map.data + d * map.channel + y * map.row;
+    const float by_column = in_parts->code[2 * d], by_row = in_parts->code[2 * d + 1] * in_parts->down[y];
+    for_each_vector(in_parts->across, columns, line, [&](Vector<float> place, Vector<float>) { return place * by_column + by_row; });
     return line;
   }
 };

@@ -87,7 +87,7 @@ struct Forward {
 // `together` images at a time. With `threads` > 1 so many go through all stages of images of their own: what a thread writes is
 // in its own cache when it reads it. `projected` is memory for q, k and v of the whole batch, or of what all threads with images
 // need at a time, which is then used again and again: `capacity` rows of each map, more or fewer than it has.
-// `code` is memory for the position code.
+// `code` is memory for the position code, if it is needed as a map.
 void layer_forward(const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                    const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                    const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,

@@ -212,7 +212,7 @@ void write_gradients(const Kernels& set, const Backward& backward, const Paramet
 // The gradients of all inputs, as many images at a time as `grad_projected` holds. `apart`: each image has sums of its own, and
 // one thread does all of it where `grad_projected` holds an image for every thread that finds one. `projected` is what the
 // forward pass kept, or memory of the same size as that one, to which q, k and v are computed again; `turned` is memory for
-// some pixels of as many images of x, turned, and may be that same one; `code` for the position code.
+// some pixels of as many images of x, turned, and may be that same one; `code` for the position code, if it is needed as a map.
 void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const Tensor key, const Tensor value,
                     const std::optional<Tensor> query_bias, const std::optional<Tensor> key_bias, const std::optional<Tensor> value_bias,
                     const std::optional<Tensor> position_weight, const std::optional<Tensor> position_bias,

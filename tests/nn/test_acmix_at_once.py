@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import acmix.nn.acmix
@@ -246,16 +247,42 @@ def test_a_position_bias_that_is_no_number_is_seen(width: int) -> None:
     assert layer.position.bias is not None
     with torch.no_grad():
         layer.position.bias[0] = torch.nan
-        assert layer(torch.randn(1, 8, 9, width)).isnan().any()
+    x = torch.randn(1, 8, 9, width)
+    found = answers(layer, x, torch.randn(1, 8, 9, width))
+    assert all(found[name].isnan().any() for name in ("out", "x", "query.weight", "key.weight"))
 
 
 @pytest.mark.parametrize("width", [32, 61])
 def test_a_grid_that_is_no_product_of_axes_is_taken_as_a_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = made(8, {})
-    x = torch.randn(2, 8, 9, width)
+    x, grad = torch.randn(2, 8, 9, width), torch.randn(2, 8, 9, width)
     bent = torch.randn(2, 9, width)
-    monkeypatch.setattr(acmix.nn.acmix, "coordinate_grid", lambda *_: bent)
+    monkeypatch.setattr(acmix.nn.acmix, "coordinate_grid", lambda *_: bent.to(layer.alpha))
+    found = answers(layer, x, grad)
+    layer.impl = "torch"
+    truth = answers(layer.double(), x.double(), grad.double())
+    assert {name: error for name, error in errors(found, truth).items() if error > 100} == {}
+
+
+class Halved(nn.Module):
+    """A parametrization that counts how often it is asked."""
+
+    asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        return x / 2
+
+
+@pytest.mark.parametrize("path", ["query", "position", "fc", "shift"])
+def test_a_parametrized_weight_is_computed_once(path: str) -> None:
+    layer, halved, x = made(8, {}), Halved(), torch.randn(2, 8, 9, 13)
+    child = layer.get_submodule(path)
     with torch.no_grad():
-        found = layer(x)
-        layer.impl = "torch"
-        torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)
+        expected = layer(x)
+        child.weight *= 2
+    parametrize.register_parametrization(child, "weight", halved)
+    halved.asked = 0
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+    assert halved.asked == 1

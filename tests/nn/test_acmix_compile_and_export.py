@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from acmix import ACmix
 from layer_comparison import randn, results, scrambled, twin, worst_difference
@@ -136,6 +137,36 @@ def test_T15_an_exported_layer_trains() -> None:
     expected = {name: parameter.grad for name, parameter in layer.named_parameters()}
     difference, name = worst_difference({name: p.grad for name, p in module.named_parameters()}, expected)
     assert difference <= 1e-11, name
+
+
+class FirstRows(nn.Module):
+    """The layer on as many rows as a tensor says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = ACmix(16, 16)
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        count: Any = rows.item()
+        torch._check(count >= 1)
+        torch._check(count <= x.shape[2])
+        out: Tensor = self.layer(x[:, :, :count])
+        return out
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_with_a_height_that_the_data_give(strict: bool) -> None:
+    network, x = FirstRows(), torch.randn(2, 16, 9, 11)
+    exported = torch.export.export(network, (x, torch.tensor(5)), strict=strict).module()
+    torch.testing.assert_close(exported(x, torch.tensor(7)), network(x, torch.tensor(7)))
+
+
+def test_a_graph_of_symbolic_sizes_serves_others() -> None:
+    layer = ACmix(16, 16)
+    with torch.no_grad():
+        graph = make_fx(layer, tracing_mode="symbolic", _allow_non_fake_inputs=True)(torch.randn(2, 16, 9, 11))
+        x = torch.randn(3, 16, 14, 8)
+        torch.testing.assert_close(graph(x), layer(x))
 
 
 @pytest.mark.parametrize(

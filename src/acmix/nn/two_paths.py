@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.functional import convolution_path, shift_and_sum
-from acmix.nn.parameters import child_of, parameter_of, weight_and_bias
+from acmix.nn.parameters import child_of, parameter_of
 from acmix.nn.shift import SHIFT_INITS, SHIFTS, Shift, ShiftInit, ShiftKernels
 from acmix.ops.checks import check_positive, check_window
 from acmix.ops.dispatch import check_impl
@@ -198,7 +198,7 @@ class TwoPaths(nn.Module):
 
     def with_bias(self, out: Tensor) -> Tensor:
         """`out` [B, C, H', W'] plus the convolution path's bias, where it has one, with its rate."""
-        bias = weight_and_bias(child_of(self, "shift"))[1]
+        bias = parameter_of(child_of(self, "shift"), "bias")
         return out if bias is None else out + _scaled(bias, self._beta(), out.dtype)[:, None, None]
 
     def attended(self, attention: Tensor) -> Tensor:

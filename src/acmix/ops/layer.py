@@ -33,17 +33,18 @@ def runs_at_once(x: Tensor, head_width: int, kernel_conv: int, window: LayerWind
         window: heads, window, stride and dilation.
         impl: the backend that the layer was given, or "auto".
     """
-    if impl not in ("auto", "cpu") or x.dtype != torch.float32 or not x.is_cpu or not x.is_contiguous():
+    if impl not in ("auto", "cpu") or x.dtype != torch.float32 or not x.is_cpu:
         return False
-    if _is_transformed() or torch.is_autocast_enabled("cpu"):
+    # Exporters first: where sizes are symbols, to ask for the strides would be to decide about them.
+    if _is_transformed() or torch.is_autocast_enabled("cpu") or not x.is_contiguous():
         return False
-    fits = _fits.__wrapped__ if torch.compiler.is_compiling() else _fits  # sizes may be symbols there
+    fits = _fits.__wrapped__ if is_watched(x) else _fits  # sizes may be symbols there
     return bool(fits(x.shape, head_width, kernel_conv, window))
 
 
 @lru_cache(maxsize=256)
 def _fits(shape: tuple[int, ...], head_width: int, kernel_conv: int, window: LayerWindow) -> bool:
-    """By the sizes alone: a network asks for the same few again and again."""
+    """By the sizes alone, and by whether the kernels are there: a network asks for the same few again and again."""
     problem = Problem("layer", "cpu", torch.float32, window.kernel_size, head_width)
     if 0 in shape or load_backend("cpu").why_not(problem):
         return False

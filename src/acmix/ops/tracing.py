@@ -19,7 +19,7 @@ def is_tracing() -> bool:
 
 
 def is_jit_tracing() -> bool:
-    """Whether `torch.jit.trace` is looking; by the question that `nn.Module` asks in each call."""
+    """Whether `torch.jit.trace` is looking."""
     return not torch.compiler.is_compiling() and bool(torch._C._is_tracing())
 
 

@@ -90,7 +90,7 @@ def _forward_plan(
 
 
 def _code(inputs: LayerInputs, shape: tuple[int, ...]) -> Tensor:
-    """Memory for the position code [D, H, W], where there is one."""
+    """Memory for the position code [D, H, W], where there is one; kernels that take it in parts leave it untouched."""
     return scratch("code", shape if inputs.grid is not None else (0,))
 
 
