@@ -23,7 +23,8 @@ ACMIX_INLINE void direct_score(const DirectTile<K, S>& t, const TileBorder& bord
   }
   const int64_t width = plan.call.width, step = left.row;
   const float* query = left.data + R0 * step;
-  // Each key row asks for one of the next tile's rows: of its vectors the first line, or the last.
+  // Each key row asks for one line of the next tile: of one of its rows the first, or the last. Of a tile with fewer rows, or of
+  // rows that are no S apart, some are lines beside it.
   const float* next = left.next.data + key_row % tile_group(K, S) * left.next.row + key_row / tile_group(K, S) % 2 * (S * kMaskLanes - 1);
   for (int64_t d = 0; d < width; ++d, key += channel, query += left.channel, next += left.next.channel) {
     __builtin_prefetch(next);

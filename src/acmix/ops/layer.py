@@ -39,7 +39,7 @@ def runs_at_once(x: Tensor, head_width: int, kernel_conv: int, window: LayerWind
     if _is_transformed() or torch.is_autocast_enabled("cpu") or not x.is_contiguous():
         return False
     fits = _fits.__wrapped__ if is_watched(x) else _fits  # sizes may be symbols there
-    return bool(fits(x.shape, head_width, kernel_conv, window))
+    return fits(x.shape, head_width, kernel_conv, window)
 
 
 @lru_cache(maxsize=256)

@@ -10,17 +10,19 @@ from torch.autograd import forward_ad
 
 __all__ = ["check_plain", "fixed", "is_jit_tracing", "is_tracing", "is_watched", "wants_plain_functions"]
 
+_jit: Any = torch.jit  # not typed
+
 _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
 
 
 def is_tracing() -> bool:
     """Whether sizes may be symbols or tensors now, which the checks at the doors cannot judge."""
-    return torch.compiler.is_compiling() or is_jit_tracing()
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def is_jit_tracing() -> bool:
-    """Whether `torch.jit.trace` is looking."""
-    return not torch.compiler.is_compiling() and bool(torch._C._is_tracing())
+    """Whether `torch.jit.trace` is looking: `torch.jit.is_tracing` in fewer steps, since every call asks it."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
 def is_watched(*tensors: torch.Tensor | None) -> bool:
@@ -61,8 +63,7 @@ def fixed(size: int) -> int:
     """A number of channels or a kernel's side as an integer: `torch.jit.trace` gives it as a tensor."""
     if not is_jit_tracing():
         return size
-    tracer_warning: Any = torch.jit.TracerWarning  # type: ignore[attr-defined]  # torch does not type it
     with warnings.catch_warnings():
         # The warning is for sizes that another input may change; these belong to the layer.
-        warnings.simplefilter("ignore", tracer_warning)
+        warnings.simplefilter("ignore", _jit.TracerWarning)
         return int(size)
