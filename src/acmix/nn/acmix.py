@@ -252,7 +252,7 @@ class ACmix(TwoPaths):
     def _inputs_at_once(self, x: Tensor) -> LayerInputs | None:
         """What both stages are given where they run as one op, and None where they cannot."""
         kernel = 0 if self.paths == "attention" else self.kernel_conv
-        shift: Any = child_of(self, "shift") if kernel else None
+        shift: Any = child_of(self, "shift") if kernel else None  # nn.Module as such has no form
         if shift is not None and shift.form != "group":
             return None
         if not runs_at_once(x, self.head_width, kernel, self._layer_window(), self.impl):
