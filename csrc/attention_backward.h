@@ -160,7 +160,7 @@ void attention_backward(const Attention& a, int64_t first_unit, int64_t last_uni
     for (SlidingRows<T>* rows : all) rows->slide(0, 0);
     int64_t packed = 0;  // padded rows that are in scratch memory, or have been
     for (int64_t y = 0, rows; y < a.out_height; y += rows) {
-      rows = plan.group(a.out_height - y);
+      rows = plan.group<T>(a.out_height - y);
       const int64_t first = y * a.stride, last = (y + rows - 1) * a.stride + span;
       if (packed < first) packed = first;
       plan.pack(a.k, batch, head, packed, last - packed, true, T(1), keys.rows + (packed - first) * row_size);

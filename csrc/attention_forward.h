@@ -199,7 +199,7 @@ void attention_forward(const Attention& a, int64_t first_unit, int64_t last_unit
     for (int64_t place = 0; place < a.out_columns; place += lanes) {
       const int64_t x = queries.column(place);
       for (int64_t y = 0, rows; y < height; y += rows) {
-        rows = plan.group(height - y);
+        rows = plan.group<T>(height - y);
         const int64_t from = y * a.stride * row_size + x;
         const Tile<T, lanes> tile{queries.query(y, x), queries.query_row(), queries.query_channel(), weights, taps * lanes,
                                   lanes};

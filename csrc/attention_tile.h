@@ -31,7 +31,10 @@ struct AttentionPlan {
     for (int64_t dx = 0; dx < a.kernel; ++dx) offsets[dx] = row.place(dx * a.dilation);
   }
 
+  // float64 is for checks, not for speed: its rows come one by one.
+  template <class T>
   int64_t group(int64_t rows_left) const {
+    if (sizeof(T) == sizeof(double)) return 1;
     return call.stride == 1 && call.dilation == 1 && call.kernel >= kGroup ? least(rows_left, kGroup) : 1;
   }
 
@@ -177,7 +180,7 @@ ACMIX_APART void score_rows(const AttentionPlan& plan, const Tile<T, LINE>& t, c
 template <int K, class T, int64_t LINE>
 ACMIX_INLINE void score_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows) {
   if (rows == 1) score_rows<K, 1>(plan, t, right, right_row);
-  if constexpr (K >= 0) {
+  if constexpr (K >= 0 && sizeof(T) == sizeof(float)) {
     if (rows == 2) score_rows<K, 2>(plan, t, right, right_row);
     if (rows == 3) score_rows<K, 3>(plan, t, right, right_row);
   }
@@ -250,7 +253,7 @@ template <int K, class T, int64_t LINE>
 ACMIX_INLINE void gather_tile(const AttentionPlan& plan, const Tile<T, LINE>& t, const T* right, int64_t right_row, int64_t rows,
                               const Vector<T>* factors, T* out, int64_t out_row, int64_t out_channel) {
   if (rows == 1) gather_rows<K, 1, 8>(plan, t, right, right_row, factors, out, out_row, out_channel);
-  if constexpr (K >= 0) {
+  if constexpr (K >= 0 && sizeof(T) == sizeof(float)) {
     if (rows == 2) gather_rows<K, 2, 4>(plan, t, right, right_row, factors, out, out_row, out_channel);
     if (rows == 3) gather_rows<K, 3, 4>(plan, t, right, right_row, factors, out, out_row, out_channel);
   }

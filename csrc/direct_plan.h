@@ -103,6 +103,7 @@ struct DirectPlan {
   static constexpr int64_t lanes = kMaskLanes, reach = K / 2;
   const Attention& call;
   int64_t tiles, phase, pitch;  // entries of one phase of a packed row, and of all
+  bool folded = false;          // whether two heads share the last tile of a row
   int64_t row;  // entries of all channels, an odd number of cache lines: rows below each other spread over the cache
   Scratch<float> memory;
   DirectBorder logits, products;  // zeros for products that are no logits
@@ -123,6 +124,16 @@ struct DirectPlan {
     }
     for (int64_t y = 0; y < a.out_height; ++y) {
       for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach);
+    }
+  }
+
+  // Both halves of the last tile are to see the columns that there are.
+  void fold() {
+    folded = true;
+    const int64_t first = (tiles - 1) * K * lanes, last = tiles * K * lanes;
+    for (int64_t i = first; i < last; i += lanes) {
+      ::memcpy(logits.columns + i + lanes / 2, logits.columns + i, lanes / 2 * sizeof(float));
+      ::memcpy(places + i + lanes / 2, places + i, lanes / 2 * sizeof(float));
     }
   }
 
@@ -154,7 +165,7 @@ constexpr int64_t kPackedFrom = kCuts && S == 1 ? kMaskLanes - K / 2 : 0;
 // What the window's columns show of a packed row, one after the other. A vector of 64 bytes across two cache lines takes as
 // long to read as four products: one is aligned, its neighbours are cut from it and the aligned ones next to it, which costs half
 // a product. Shorter vectors are read where they stand.
-template <int K, int S>
+template <int K, int S, bool FOLDED = false>
 struct Sliding {
   static constexpr int middle = S == 1 ? K / 2 : 0;
   const float* at[S];
@@ -201,8 +212,8 @@ constexpr int64_t tiles_of_rows(int64_t group, int64_t rows) {
   return (rows + group - 1) / group + (K == 7 ? 0 : 1);
 }
 
-// A tile of some query rows and one vector of columns.
-template <int K, int S>
+// A tile of some query rows and one vector of columns, or of two heads' last half ones.
+template <int K, int S, bool FOLDED = false>
 struct DirectTile {
   const DirectPlan<K, S>& plan;
   int64_t tile, y, rows;
@@ -211,6 +222,9 @@ struct DirectTile {
 
   DirectTile(const DirectPlan<K, S>& p, int64_t tile_)
       : plan(p), tile(tile_), y(0), rows(0), own(lanes_between(0, p.call.out_columns - tile_ * kMaskLanes)) {}
+
+  // Where its keys and values begin in a packed row.
+  int64_t place() const { return FOLDED ? 0 : tile * kMaskLanes; }
 
   // Where the weights of one of the tile's rows with a key row stand.
   int64_t line(int64_t r, int64_t key) const { return (r * K + key - plan.first_row(y + r)) * K * kMaskLanes; }
@@ -223,8 +237,8 @@ struct DirectTile {
 };
 
 // Calls body(rows of the tile that see it, key row) for all key rows of a tile of ROWS rows, from the FROM'th on.
-template <int ROWS, int FROM = 0, int K, int S, class F>
-ACMIX_INLINE void for_each_direct_row(const DirectTile<K, S>& t, const F& body) {
+template <int ROWS, int FROM = 0, int K, int S, bool FOLDED, class F>
+ACMIX_INLINE void for_each_direct_row(const DirectTile<K, S, FOLDED>& t, const F& body) {
   if constexpr (FROM < (ROWS - 1) * S + K) {
     constexpr int R0 = FROM < K ? 0 : (FROM - K) / S + 1, R1 = FROM / S + 1 < ROWS ? FROM / S + 1 : ROWS;
     constexpr int leaves = R0 * S + K, enters = R1 < ROWS ? R1 * S : leaves;  // where another row begins or ends to see them

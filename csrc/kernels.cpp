@@ -1,6 +1,7 @@
 // Compiled once for each instruction set: ACMIX_ISA names it, ACMIX_VECTOR_BYTES is the width of its vectors.
 #include "problem.h"
 #include "attention_backward_direct.h"
+#include "attention_folded.h"
 #include "attention_forward.h"
 #include "grid_sums.h"
 #include "group_gradients_direct.h"
@@ -88,6 +89,9 @@ void direct_back_of(const Attention& a, int64_t first, int64_t last) {
 // float64 alone is computed in float64.
 void forward_entry(const Attention& a, int64_t first, int64_t last) {
 #ifdef ACMIX_HAS_MASKS
+#ifdef ACMIX_HAS_FOLDS
+  if (folds(a)) return attention_forward_folded<7>(a, first, last);
+#endif
   if (attends_directly(a)) return a.stride == 1 ? direct_of<1>(a, first, last) : direct_of<2>(a, first, last);
 #endif
   if (a.q.dtype == Dtype::float64) return ACMIX_FLOAT64::float64_kernels.attention_forward(a, first, last);
@@ -134,6 +138,9 @@ bool takes_code_in_parts([[maybe_unused]] const Attention& a) {
 }
 
 int64_t forward_units(const Attention& a) {
+#ifdef ACMIX_HAS_FOLDS
+  if (folds(a)) return folded_forward_units(a);
+#endif
   return a.q.dtype == Dtype::float64 ? ACMIX_FLOAT64::float64_kernels.attention_forward_units(a) : attention_forward_units(a);
 }
 

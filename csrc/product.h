@@ -206,7 +206,17 @@ ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& a
   write_cut(p, row, at, begins, kept);
 }
 
-// The memory of a whole tile's sums, which are written after the products: else the stores would wait for it.
+// Whether stores wait for the memory that they write to. Intel's processors ask for it themselves, early enough: asked for here as
+// well, it takes time from the products.
+inline bool stores_wait() {
+#if defined(__x86_64__)
+  return !__builtin_cpu_is("intel");
+#else
+  return true;
+#endif
+}
+
+// The memory of a whole tile's sums, which are written after the products.
 template <int NV>
 ACMIX_INLINE void ask_for_outputs(const Product& p, int64_t row, const TileColumns& at) {
   if (!at.whole) return;
@@ -224,12 +234,13 @@ struct TileProduct {
   const float* const* rows;
   int64_t top, bottom, start, depth;
   float* packed;
+  bool asks;
 
   // One tile of the weight's rows.
   template <bool PANEL, int NV, class C>
   ACMIX_INLINE void multiply_row(int64_t row, const TileColumns& at, C columns) const {
     Vector<float> sums[kTileRows][NV];
-    ask_for_outputs<NV>(p, row, at);
+    if (asks) ask_for_outputs<NV>(p, row, at);
     multiply_tile<PANEL, NV>(p.panels + row * p.depth + start * kTileRows, rows + row, start, columns, depth, sums);
     write_tile(p, row, at, start == 0, sums);
   }
@@ -272,6 +283,7 @@ struct TileProduct {
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t wide = tile_columns();
   const ProductPlan plan(p);
+  const bool asks = stores_wait();
   Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * wide), Holds::anything);
   float* const packed = scratch.take(0);
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
@@ -284,7 +296,7 @@ inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
     const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + (next - unit) * plan.block_rows, p.rows);
     for (int64_t start = 0, depth; start < p.depth; start += depth) {
       depth = least(kDepth, p.depth - start);
-      const TileProduct product{p, rows, top, bottom, start, depth, packed};
+      const TileProduct product{p, rows, top, bottom, start, depth, packed, asks};
       for (int64_t t = left; t < right; ++t) {
         const TileColumns at(p, t * wide, plan.columns);
         if (p.transposed) product.multiply_columns<true>(at);

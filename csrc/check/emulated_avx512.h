@@ -14,8 +14,7 @@ namespace acmix_check {
 typedef int Integers __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
 
-inline Floats load_sixteen(unsigned mask, const float* from) {
-  Floats value{};
+inline Floats load_into(Floats value, unsigned mask, const float* from) {
   for (int lane = 0; lane < 16; ++lane) {
     if (mask >> lane & 1) value[lane] = from[lane];
   }
@@ -44,7 +43,8 @@ inline Floats chosen(Floats left, Integers places, Floats right) {
 
 #define __m512 acmix_check::Floats
 #define __m512i acmix_check::Integers
-#define _mm512_maskz_loadu_ps(mask, from) acmix_check::load_sixteen(mask, from)
+#define _mm512_maskz_loadu_ps(mask, from) acmix_check::load_into(acmix_check::Floats{}, mask, from)
+#define _mm512_mask_loadu_ps(value, mask, from) acmix_check::load_into(value, mask, from)
 #define _mm512_mask_storeu_ps(to, mask, value) acmix_check::store_sixteen(to, mask, value)
 #define _mm512_castps_si512(x) reinterpret_cast<acmix_check::Integers>(x)
 #define _mm512_castsi512_ps(x) reinterpret_cast<acmix_check::Floats>(x)

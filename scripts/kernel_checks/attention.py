@@ -16,6 +16,8 @@ from acmix.ops.layout import compute_dtype
 from kernel_checks.case import DTYPES, SUMMED, Case, Truth, dense, placed, truth
 
 MAPS = ((1, 1), (1, 7), (9, 1), (2, 3), (5, 16), (6, 15), (13, 13), (7, 32), (17, 33), (5, 70), (40, 34))
+# Maps whose rows end with a part of a vector that two heads share, where the kernels have such; the last one in several units.
+SHARED_MAPS = ((3, 4), (7, 7), (17, 33), (5, 70), (40, 34), (9, 56), (6, 24), (100, 20))
 WIDTHS = (1, 3, 4, 16, 65)
 MOST_PRODUCTS = 5_000_000  # of queries, window and channels: a case takes a second at most, sanitized too
 
@@ -106,6 +108,7 @@ def windows(chance: random.Random) -> Iterator[Window]:
     for kernel, stride in itertools.product((3, 5, 7), (1, 2)):  # a last unit with another rest of rows
         case = drawn(chance, (kernel, stride, 1), torch.float32, (34, 128), DENSE_ROWS)
         yield case._replace(width=32, batch=1, heads=1)
+    yield from windows_of_pairs(chance, DENSE_ROWS)
 
 
 def windows_of_layers(chance: random.Random) -> Iterator[Window]:
@@ -114,6 +117,15 @@ def windows_of_layers(chance: random.Random) -> Iterator[Window]:
         if is_near(kernel, 1, size):
             case = drawn(chance, (kernel, stride, 1), torch.float32, size, ("dense",))
             yield case._replace(in_parts=case.position)
+    for case in windows_of_pairs(chance, ("dense",)):
+        yield case._replace(in_parts=case.position)
+
+
+def windows_of_pairs(chance: random.Random, layouts: tuple[str, ...]) -> Iterator[Window]:
+    """The paper's window on an even number of heads."""
+    for size in SHARED_MAPS:
+        case = drawn(chance, (7, 1, 1), torch.float32, size, layouts)
+        yield case._replace(width=chance.choice((1, 6, 16)), batch=1, heads=chance.choice((2, 4)) if size[0] < 100 else 2)
 
 
 def drawn(
