@@ -13,12 +13,20 @@ constexpr int64_t kFewUnits = 12;                          // fewer blocks of co
 constexpr int64_t kThreads = 4;                            // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;     // that are asked for before they are packed: each is on a page of its own
 constexpr int64_t kLineEntries = 16;  // of a cache line
+constexpr int64_t kMostWeights = 1 << 18;  // entries of a weight that stay in the second cache
+constexpr int64_t kRowsTogether = 384, kBlocksTogether = 5;  // of a larger one, that are multiplied before the next ones
 constexpr int64_t kPanels = 8;        // of a unit, when the weight is arranged
 
 constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
 
 constexpr int64_t kMostTiles = kBlockColumns / tile_columns();
 static_assert(kBlockColumns % tile_columns() == 0, "blocks are made of whole tiles");
+
+// So many at a time that each time there are about as many, `most` at most.
+constexpr int64_t evenly(int64_t all, int64_t most) {
+  const int64_t times = (all + most - 1) / most;
+  return times > 0 ? (all + times - 1) / times : most;
+}
 
 // How the product is cut, by its shape alone: the results do not depend on the number of threads.
 struct ProductPlan {
@@ -289,18 +297,27 @@ inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);
   const float** const rows = places.take(0);
   if (!p.transposed) place_rows(p, rows);
+  // Of a weight that the second cache does not hold, some rows at a time are multiplied with several blocks of columns.
+  const bool large = p.rows * p.depth > kMostWeights;
+  const int64_t most_rows = large ? kRowsTogether : p.rows, most_blocks = large ? kBlocksTogether : 1;
+  const int64_t most_depth = evenly(p.depth, kDepth);
   for (int64_t unit = first_unit, next; unit < last_unit; unit = next) {
     // Units with the same columns are one: these are packed once.
-    const int64_t block = unit / plan.row_blocks, left = plan.first_tile(block), right = plan.first_tile(block + 1);
-    next = least((block + 1) * plan.row_blocks, last_unit);
-    const int64_t top = unit % plan.row_blocks * plan.block_rows, bottom = least(top + (next - unit) * plan.block_rows, p.rows);
-    for (int64_t start = 0, depth; start < p.depth; start += depth) {
-      depth = least(kDepth, p.depth - start);
-      const TileProduct product{p, rows, top, bottom, start, depth, packed, asks};
-      for (int64_t t = left; t < right; ++t) {
-        const TileColumns at(p, t * wide, plan.columns);
-        if (p.transposed) product.multiply_columns<true>(at);
-        else product.multiply_columns<false>(at);
+    const int64_t block = unit / plan.row_blocks, first = unit % plan.row_blocks;
+    const int64_t blocks = first == 0 ? least(most_blocks, (last_unit - unit) / plan.row_blocks) : 0;  // that are all there
+    next = blocks > 0 ? unit + blocks * plan.row_blocks : least((block + 1) * plan.row_blocks, last_unit);
+    const int64_t left = plan.first_tile(block), right = plan.first_tile(block + (blocks > 0 ? blocks : 1));
+    const int64_t end = blocks > 0 ? p.rows : least((first + next - unit) * plan.block_rows, p.rows);
+    for (int64_t top = first * plan.block_rows, bottom; top < end; top = bottom) {
+      bottom = least(top + most_rows, end);
+      for (int64_t start = 0, depth; start < p.depth; start += depth) {
+        depth = least(most_depth, p.depth - start);
+        const TileProduct product{p, rows, top, bottom, start, depth, packed, asks};
+        for (int64_t t = left; t < right; ++t) {
+          const TileColumns at(p, t * wide, plan.columns);
+          if (p.transposed) product.multiply_columns<true>(at);
+          else product.multiply_columns<false>(at);
+        }
       }
     }
   }
