@@ -158,13 +158,14 @@ inline int64_t convolution_blocks(const GroupConvolution& c) {
 
 inline int64_t convolution_forward_units(const GroupConvolution& c) { return c.groups * c.batch * convolution_blocks(c); }
 
-// Some output rows of a group of an image; band by band, and in each group by group, whose kernels are arranged once for all images.
+// Some output rows of a group of an image; group by group, whose kernels are arranged once for all images.
 struct ConvolutionUnit {
   int64_t group, batch, top, bottom;
 
   ConvolutionUnit(const GroupConvolution& c, int64_t unit) {
-    batch = unit % c.batch, group = unit / c.batch % c.groups;
-    top = c.top + unit / c.batch / c.groups * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
+    const int64_t blocks = convolution_blocks(c);
+    batch = unit % c.batch, group = unit / c.batch / blocks;
+    top = c.top + unit / c.batch % blocks * kConvolutionRows, bottom = least(top + kConvolutionRows, c.bottom);
   }
 };
 

@@ -90,16 +90,33 @@ struct TransformedColumns {
   }
 };
 
+// What is asked for while a transform is multiplied: two lines of each piece, and of an output the lines that its sums are added to.
+struct TransformAhead {
+  const float* piece;
+  int64_t pieces;    // entries from piece to piece
+  const float* out;  // or null
+  int64_t out_row;
+};
+
 // One transform of kOutputs outputs and NV vectors of columns from `from` on, to [kOutputs][kTransformedPlaces] vectors.
 template <int NV>
-ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* from, const float* weights, float* to) {
+ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* from, const float* weights, TransformAhead ahead, float* to) {
+  if (ahead.out != nullptr) {
+    ACMIX_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      __builtin_prefetch(ahead.out + v * kMaskLanes, 1);
+      __builtin_prefetch(ahead.out + ahead.out_row + v * kMaskLanes, 1);
+    }
+  }
   Vector<float> sums[kOutputs][NV];
   ACMIX_UNROLL
   for (int o = 0; o < kOutputs; ++o) {
     ACMIX_UNROLL
     for (int v = 0; v < NV; ++v) sums[o][v] = Vector<float>{};
   }
-  for (int64_t i = 0; i < rows.pieces; ++i, from += rows.pitch) {
+  for (int64_t i = 0; i < rows.pieces; ++i, from += rows.pitch, ahead.piece += ahead.pieces) {
+    __builtin_prefetch(ahead.piece);
+    __builtin_prefetch(ahead.piece + kLineEntries);
     const TransformedColumns<NV> columns(from);
     const auto each = [&](auto column) __attribute__((always_inline)) {
       Vector<float> taps[NV];
@@ -125,13 +142,16 @@ ACMIX_APART void multiply_transformed(const TransformedRows& rows, const float* 
 }
 
 // All transforms of some vectors of columns, two at least: [kTransforms][kOutputs][kTransformedPlaces].
-ACMIX_INLINE void multiply_all_transformed(const TransformedRows& rows, int64_t vectors, const float* from, const float* weights,
-                                           float* to) {
+// Each asks for a part of the two rows from `next` on, which the next transforms see, and of what is added to at `out`.
+ACMIX_INLINE void multiply_all_transformed(const GroupConvolution& c, const TransformedRows& rows, int64_t vectors, const float* from,
+                                           const float* weights, const float* next, const float* out, float* to) {
   const int64_t kernels = rows.pieces * 3 * kOutputs, products = kOutputs * kTransformedPlaces * kMaskLanes;
   for (int t = 0; t < kTransforms; ++t, from += rows.transform(), weights += kernels, to += products) {
-    if (vectors == kTransformedPlaces) multiply_transformed<kTransformedPlaces>(rows, from, weights, to);
-    else if (vectors == 3) multiply_transformed<3>(rows, from, weights, to);
-    else multiply_transformed<2>(rows, from, weights, to);
+    const float* const piece = next + t % 2 * c.x.strides[3] + t / 2 * (2 * kLineEntries);
+    const TransformAhead ahead{piece, c.x.strides[2], c.adds ? out + t * c.out.strides[2] : nullptr, c.out.strides[3]};
+    if (vectors == kTransformedPlaces) multiply_transformed<kTransformedPlaces>(rows, from, weights, ahead, to);
+    else if (vectors == 3) multiply_transformed<3>(rows, from, weights, ahead, to);
+    else multiply_transformed<2>(rows, from, weights, ahead, to);
   }
 }
 
@@ -182,13 +202,14 @@ inline void convolution_forward_winograd(const GroupConvolution& c, int64_t firs
     float* const out = static_cast<float*>(c.out.data) + batch * t[0] + group * t[1];
     for (int64_t y = top; y < bottom; y += 2) {
       transform_rows(c, rows, from, y, least(c.height, bottom + 1), zeros, transformed);
+      const float* const next = y + 3 < c.height ? from + (y + 3) * s[3] : from + s[1];  // or the next group's first rows
       for (int64_t o = 0; o < outputs; ++o) {
         for (int64_t v = 0, count; v < vectors; v += count) {
           const int64_t left = vectors - v;  // never one: there are three vectors at least
           count = left == kTransformedPlaces + 1 ? kTransformedPlaces - 1 : least(left, kTransformedPlaces);
           const int64_t x = v * kMaskLanes;
-          multiply_all_transformed(rows, count, transformed + kMaskLanes + x, weights + o * kernels, result);
           float* const to = out + o * kOutputs * t[2] + y * t[3];
+          multiply_all_transformed(c, rows, count, transformed + kMaskLanes + x, weights + o * kernels, next + x, to + x, result);
           if (y + 1 < bottom) write_transformed<2>(c, result, count, x, to);
           else write_transformed<1>(c, result, count, x, to);
         }

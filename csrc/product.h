@@ -12,7 +12,6 @@ constexpr int64_t kBlockColumns = 48;                      // of a unit, at most
 constexpr int64_t kFewUnits = 12;                          // fewer blocks of columns than that are cut by rows too
 constexpr int64_t kThreads = 4;                            // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;     // that are asked for before they are packed: each is on a page of its own
-constexpr int64_t kLineEntries = 16;  // of a cache line
 constexpr int64_t kMostWeights = 1 << 18;  // entries of a weight that stay in the second cache
 constexpr int64_t kRowsTogether = 384, kBlocksTogether = 5;  // of a larger one, that are multiplied before the next ones
 constexpr int64_t kPanels = 8;        // of a unit, when the weight is arranged

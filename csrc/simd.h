@@ -42,6 +42,8 @@ constexpr int kRegisters = 32;
 constexpr int kRegisters = ACMIX_VECTOR_BYTES == 64 ? 32 : 16;
 #endif
 
+constexpr int64_t kLineEntries = 16;  // of float32, in a cache line
+
 template <class T>
 struct Lanes;
 

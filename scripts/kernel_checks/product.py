@@ -26,12 +26,13 @@ class Sizes(NamedTuple):
 
 
 # Odd sizes around those of tiles, and blocks: 48 columns, 192 or 256 of the depth, 12 blocks; images that end
-# in the middle of a vector, and several in one vector.
+# in the middle of a vector, and several in one vector; weights of more than 2^18 entries, in one group of blocks and
+# in two.
 PRODUCTS = (
     Sizes(1, 1, 1, 1, 1), Sizes(3, 1, 3, 3, 5), Sizes(2, 5, 3, 7, 17), Sizes(1, 15, 2, 8, 193), Sizes(3, 16, 3, 8, 257),
     Sizes(2, 37, 3, 11, 64), Sizes(1, 49, 3, 16, 400), Sizes(5, 49, 3, 5, 33), Sizes(2, 196, 3, 13, 31),
     Sizes(1, 240, 1, 24, 8), Sizes(1, 241, 2, 9, 3), Sizes(3, 341, 3, 7, 9), Sizes(2, 1601, 1, 5, 12),
-    Sizes(7, 9, 3, 32, 65),
+    Sizes(7, 9, 3, 32, 65), Sizes(2, 49, 3, 190, 500), Sizes(7, 49, 3, 190, 500),
 )  # fmt: skip
 # Around tiles of 6 left rows, units of 96, tiles of 64, 16 or 8 right rows, and steps of 112 pixels.
 ROWS = (
