@@ -5,12 +5,14 @@
 #ifdef ACMIX_HAS_FOLDS
 namespace acmix::ACMIX_ISA {
 
+inline int64_t folded_forward_units(const Attention& a) { return attention_forward_units(a) / 2; }
+
+// Not where one unit would be left: two threads have one each without it.
 inline bool folds(const Attention& a) {
   const int64_t left = a.out_columns % kMaskLanes;
-  return a.kernel == 7 && a.stride == 1 && a.heads % 2 == 0 && left > 0 && left <= kHalf && attends_directly(a);
+  return a.kernel == 7 && a.stride == 1 && a.heads % 2 == 0 && left > 0 && left <= kHalf && attends_directly(a) &&
+         folded_forward_units(a) > 1;
 }
-
-inline int64_t folded_forward_units(const Attention& a) { return attention_forward_units(a) / 2; }
 
 // What the window's columns show of a packed row of two heads, of which each has a half of both vectors.
 template <int K>
