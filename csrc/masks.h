@@ -34,7 +34,7 @@ ACMIX_INLINE Vector<float> load_lanes(Mask mask, const float* from) {
 ACMIX_INLINE void store_lanes(Mask mask, float* to, Vector<float> value) { _mm512_mask_storeu_ps(to, mask, value); }
 
 // A folded vector: its halves come from two places, and go to two. Of each half the mask has the lanes.
-constexpr int64_t kHalf = kMaskLanes / 2;
+constexpr int kHalf = kMaskLanes / 2;
 ACMIX_INLINE Vector<float> load_folded(Mask mask, const float* lower, const float* upper) {
   return _mm512_mask_loadu_ps(load_lanes(mask, lower), static_cast<Mask>(mask << kHalf), upper - kHalf);
 }
@@ -46,10 +46,12 @@ ACMIX_INLINE void store_folded(Mask mask, float* lower, float* upper, Vector<flo
 // Of two rows, each of which has a half of both vectors: their lanes from O on.
 template <int O>
 ACMIX_INLINE Vector<float> folded_lanes_from(Vector<float> left, Vector<float> right) {
-  const auto place = [](int lane) { return lane + O < kHalf ? lane + O : lane + O + kHalf; };
-  const __m512i places = _mm512_setr_epi32(place(0), place(1), place(2), place(3), place(4), place(5), place(6), place(7),
-                                           place(0) + 8, place(1) + 8, place(2) + 8, place(3) + 8, place(4) + 8, place(5) + 8,
-                                           place(6) + 8, place(7) + 8);
+  constexpr auto place = [](int lane) {
+    const int half = lane & kHalf, from = lane % kHalf + O;
+    return half + (from < kHalf ? from : from + kHalf);
+  };
+  const __m512i places = _mm512_setr_epi32(place(0), place(1), place(2), place(3), place(4), place(5), place(6), place(7), place(8),
+                                           place(9), place(10), place(11), place(12), place(13), place(14), place(15));
   return _mm512_permutex2var_ps(left, places, right);
 }
 

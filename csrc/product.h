@@ -19,7 +19,7 @@ constexpr int64_t kPanels = 8;        // of a unit, when the weight is arranged
 constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
 
 constexpr int64_t kMostTiles = kBlockColumns / tile_columns();
-static_assert(kBlockColumns % tile_columns() == 0, "blocks are made of whole tiles");
+static_assert(kBlockColumns % tile_columns() == 0 && kRowsTogether % kTileRows == 0, "blocks are made of whole tiles");
 
 // So many at a time that each time there are about as many, `most` at most.
 constexpr int64_t evenly(int64_t all, int64_t most) {
@@ -213,9 +213,8 @@ ACMIX_INLINE void write_tile(const Product& p, int64_t row, const TileColumns& a
   write_cut(p, row, at, begins, kept);
 }
 
-// Whether stores wait for the memory that they write to. Intel's processors ask for it themselves, early enough: asked for here as
-// well, it takes time from the products.
-inline bool stores_wait() {
+// Whether it pays to ask for the memory that stores write to: on an Intel processor with AVX-512 it took time from the products.
+inline bool asking_pays() {
 #if defined(__x86_64__)
   return !__builtin_cpu_is("intel");
 #else
@@ -290,7 +289,7 @@ struct TileProduct {
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t wide = tile_columns();
   const ProductPlan plan(p);
-  const bool asks = stores_wait();
+  const bool asks = asking_pays();
   Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * wide), Holds::anything);
   float* const packed = scratch.take(0);
   Scratch<const float*> places(p.transposed ? 0 : product_panels(p) * kTileRows);

@@ -19,8 +19,6 @@ MAPS = ((1, 1), (1, 7), (9, 1), (2, 3), (5, 16), (6, 15), (13, 13), (7, 32), (17
 # Maps whose rows end with a part of a vector that two heads share, where kernels do so; the last one in several units.
 SHARED_MAPS = ((3, 4), (7, 7), (17, 33), (5, 70), (40, 34), (9, 56), (6, 24), (100, 20))
 WIDTHS = (1, 3, 4, 16, 65)
-# A float32 weight below this is zero: by so many roundings of one may it be off.
-VANISHING = 2.0**-100 / torch.finfo(torch.float32).eps
 MOST_PRODUCTS = 5_000_000  # of queries, window and channels: a case takes a second at most, sanitized too
 
 # Orders of the axes [B, N, D, H, W], the outermost first, and gaps behind entries of each; heads may stand further
@@ -85,11 +83,7 @@ def cases(seed: int) -> Iterator[Callable[[], Case]]:
     """All cases, forward and backward in turn; each is worked out when it is called."""
     chance = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    for window in windows(chance):
-        inputs = make_inputs(window, generator)
-        yield partial(forward, window, inputs)
-        yield partial(backward, window, inputs)
-    for window in windows_of_layers(chance):
+    for window in itertools.chain(windows(chance), windows_of_layers(chance), windows_of_pairs(chance)):
         inputs = make_inputs(window, generator)
         yield partial(forward, window, inputs)
         yield partial(backward, window, inputs)
@@ -110,7 +104,6 @@ def windows(chance: random.Random) -> Iterator[Window]:
     for kernel, stride in itertools.product((3, 5, 7), (1, 2)):  # a last unit with another rest of rows
         case = drawn(chance, (kernel, stride, 1), torch.float32, (34, 128), DENSE_ROWS)
         yield case._replace(width=32, batch=1, heads=1)
-    yield from windows_of_pairs(chance, DENSE_ROWS)
 
 
 def windows_of_layers(chance: random.Random) -> Iterator[Window]:
@@ -119,16 +112,14 @@ def windows_of_layers(chance: random.Random) -> Iterator[Window]:
         if is_near(kernel, 1, size):
             case = drawn(chance, (kernel, stride, 1), torch.float32, size, ("dense",))
             yield case._replace(in_parts=case.position)
-    for case in windows_of_pairs(chance, ("dense",)):
-        yield case._replace(in_parts=case.position)
 
 
-def windows_of_pairs(chance: random.Random, layouts: tuple[str, ...]) -> Iterator[Window]:
-    """The paper's window on an even number of heads."""
-    for size in SHARED_MAPS:
-        case = drawn(chance, (7, 1, 1), torch.float32, size, layouts)
+def windows_of_pairs(chance: random.Random) -> Iterator[Window]:
+    """The paper's window on an even number of heads, as others and as the layer give it to kernels."""
+    for in_parts, size in itertools.product((False, True), SHARED_MAPS):
+        case = drawn(chance, (7, 1, 1), torch.float32, size, ("dense",) if in_parts else DENSE_ROWS)
         heads = 2 if size == SHARED_MAPS[-1] else chance.choice((4, 6))
-        yield case._replace(width=chance.choice((1, 6, 16)), batch=1, heads=heads)
+        yield case._replace(width=chance.choice((1, 6, 16)), batch=1, heads=heads, in_parts=in_parts and case.position)
 
 
 def drawn(
@@ -276,9 +267,7 @@ class Terms:
         logits = self.products(self.q, inputs.k - less)
         roundings = self.products(self.q.abs(), self.keys).amax(2, keepdim=True)
         repeated = 1 + (most_often(rows) * most_often(columns) - 1) / 2 / SUMMED
-        least = VANISHING if compute_dtype(window.dtype) == torch.float32 else 0
-        weights = logits.softmax(2) * (repeated + 2 * roundings) + least
-        self.weights = inputs.rate.abs().flatten(3) * weights  # [B, N, T, Q]
+        self.weights = inputs.rate.abs().flatten(3) * logits.softmax(2) * (repeated + 2 * roundings)  # [B, N, T, Q]
 
     def products(self, left: Tensor, right: Tensor, scale: float | None = None) -> Tensor:
         """[B, N, D, Q] and maps [B, N, D, H, W] -> [B, N, T, Q]."""
