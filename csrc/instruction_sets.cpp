@@ -1,5 +1,7 @@
 #include "instruction_sets.h"
 
+#include "matrix_unit.h"
+
 #include <atomic>
 #include <cstring>
 
@@ -16,6 +18,11 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 #endif
+#ifdef ACMIX_AMX
+namespace amx {
+const Kernels& kernels();
+}
+#endif
 
 namespace {
 std::atomic<const Kernels*> chosen{nullptr};
@@ -26,7 +33,11 @@ int available(const Kernels** sets) {
 #ifdef ACMIX_X86
   __builtin_cpu_init();
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) sets[count++] = &avx512::kernels;
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+#ifdef ACMIX_AMX
+  if (has_avx512 && has_matrix_unit()) sets[count++] = &amx::kernels();
+#endif
+  if (has_avx512) sets[count++] = &avx512::kernels;
   if (has_avx2) sets[count++] = &avx2::kernels;
 #endif
   sets[count++] = &portable::kernels;

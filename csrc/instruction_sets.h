@@ -3,7 +3,7 @@
 
 namespace acmix {
 
-constexpr int kMostSets = 3;
+constexpr int kMostSets = 4;
 
 // The instruction sets that were compiled in and that this processor has, the best first. Returns how many.
 int available(const Kernels** sets);

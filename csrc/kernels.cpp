@@ -37,7 +37,7 @@ const Kernels float64_kernels{"float64",
                               convolution_forward<double>,
                               convolution_backward_units,
                               convolution_backward<double>,
-                              nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                              nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
                               nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 #endif
 
@@ -172,6 +172,7 @@ const Kernels kernels{ACMIX_TEXT(ACMIX_ISA),
                       convolution_forward_entry,
                       convolution_back_units,
                       convolution_backward_entry,
+                      nullptr,
                       product_panels_size,
                       panel_units,
                       arrange_panels,

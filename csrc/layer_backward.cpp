@@ -246,6 +246,7 @@ void layer_backward(const Tensor grad, const Tensor x, const Tensor query, const
   std::vector<float> grad_kernels(kernels_size), grad_biases(biases.size());
   Product again = projection_of(whole, x, query, key, value, biases, data(projected));
   if (kept) again.out = nullptr;
+  const std::unique_ptr<float[]> panels_again = kept ? nullptr : arranged(set, again);
   Product back = back_projection_of(whole, query, key, value, data(grad_projected), data(grad_x));
   const std::unique_ptr<float[]> panels = grad_x.has_value() ? arranged(set, back) : nullptr;
   const Sums sums{{data(grad_query), data(grad_key), data(grad_value)}, grad_biases.empty() ? nullptr : grad_biases.data(),

@@ -207,7 +207,9 @@ inline Product product_of(const Sizes& s, const Tensor& query, const Tensor& key
   return p;
 }
 
+// The weight in the order in which it is multiplied, for all images at once.
 inline std::unique_ptr<float[]> arranged(const Kernels& kernels, Product& p) {
+  p.by_tiles = kernels.pays_by_tiles != nullptr && kernels.pays_by_tiles(p);
   const int64_t size = kernels.product_panels_size(p);
   std::unique_ptr<float[]> panels(size ? new float[size] : nullptr);
   p.panels = panels.get();

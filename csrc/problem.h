@@ -54,6 +54,7 @@ struct Product {
   const float* parts[3];
   int64_t part_rows, part_columns;
   bool transposed;
+  bool by_tiles;      // of a matrix unit, where the set has them
   const float* bias;  // [rows] or null
   float* panels;      // memory for the weight in the order in which it is multiplied
   const float* x;     // rows of pixels are dense
@@ -108,6 +109,7 @@ struct Kernels {
   void (*convolution_forward)(const GroupConvolution&, int64_t first, int64_t last);
   int64_t (*convolution_backward_units)(const GroupConvolution&);
   void (*convolution_backward)(const GroupConvolution&, int64_t first, int64_t last);
+  bool (*pays_by_tiles)(const Product&);  // whether `by_tiles` is faster; null: there is no matrix unit
   int64_t (*product_panels_size)(const Product&);  // entries of `panels`
   int64_t (*panel_units)(const Product&);
   void (*arrange_panels)(const Product&, int64_t first, int64_t last);

@@ -1,7 +1,6 @@
 // Stage I: a product of matrices for each image. A unit is a block of columns, which run over all images, and of rows.
 #pragma once
-#include "problem.h"
-#include "simd.h"
+#include "product_plan.h"
 
 namespace acmix::ACMIX_ISA {
 
@@ -9,8 +8,6 @@ namespace acmix::ACMIX_ISA {
 constexpr int64_t kTileRows = kRegisters == 32 ? 8 : 6, kTileVectors = kRegisters == 32 ? 3 : 2;
 constexpr int64_t kDepth = kRegisters == 32 ? 192 : 256;  // of a tile: its two operands stay in the first cache
 constexpr int64_t kBlockColumns = 48;                      // of a unit, at most: nobody waits long for the last one
-constexpr int64_t kFewUnits = 12;                          // fewer blocks of columns than that are cut by rows too
-constexpr int64_t kThreads = 4;                            // so many share the units evenly where there are some
 constexpr int64_t kRowsAhead = 8;     // that are asked for before they are packed: each is on a page of its own
 constexpr int64_t kMostWeights = 1 << 18;  // entries of a weight that stay in the second cache
 constexpr int64_t kRowsTogether = 384, kBlocksTogether = 5;  // of a larger one, that are multiplied before the next ones
@@ -21,28 +18,8 @@ constexpr int64_t tile_columns() { return kTileVectors * Lanes<float>::count; }
 constexpr int64_t kMostTiles = kBlockColumns / tile_columns();
 static_assert(kBlockColumns % tile_columns() == 0 && kRowsTogether % kTileRows == 0, "blocks are made of whole tiles");
 
-// So many at a time that each time there are about as many, `most` at most.
-constexpr int64_t evenly(int64_t all, int64_t most) {
-  const int64_t times = (all + most - 1) / most;
-  return times > 0 ? (all + times - 1) / times : most;
-}
-
-// How the product is cut, by its shape alone: the results do not depend on the number of threads.
-struct ProductPlan {
-  int64_t columns, tiles, column_blocks, block_rows, row_blocks;
-
-  explicit ProductPlan(const Product& p) : columns(p.images * p.pixels), tiles((columns + tile_columns() - 1) / tile_columns()) {
-    column_blocks = (tiles + kMostTiles - 1) / kMostTiles;
-    if (column_blocks > kFewUnits) column_blocks = least(tiles, round_up(column_blocks, kThreads));
-    int64_t cuts = column_blocks < kFewUnits ? (kFewUnits + column_blocks - 1) / column_blocks : 1;
-    while (cuts > 1 && cuts * column_blocks % kThreads != 0) ++cuts;
-    block_rows = round_up((p.rows + cuts - 1) / cuts, kTileRows);
-    row_blocks = (p.rows + block_rows - 1) / block_rows;
-  }
-
-  // The first tile of a block of columns: blocks differ by a tile at most.
-  int64_t first_tile(int64_t block) const { return tiles * block / column_blocks; }
-};
+using TilePlan = ProductPlan<tile_columns(), kMostTiles, kTileRows>;
+using TileColumns = ColumnsOf<tile_columns()>;
 
 inline int64_t product_panels(const Product& p) { return (p.rows + kTileRows - 1) / kTileRows; }
 
@@ -50,9 +27,7 @@ inline int64_t product_panels(const Product& p) { return (p.rows + kTileRows - 1
 inline int64_t product_panels_size(const Product& p) { return p.transposed ? product_panels(p) * p.depth * kTileRows : 0; }
 
 inline int64_t product_units(const Product& p) {
-  if (p.images * p.pixels == 0) return 0;
-  const ProductPlan plan(p);
-  return plan.column_blocks * plan.row_blocks;
+  return TilePlan(p).units();
 }
 
 inline int64_t panel_units(const Product& p) { return p.transposed ? (product_panels(p) + kPanels - 1) / kPanels : 0; }
@@ -74,19 +49,6 @@ inline void arrange_panels(const Product& p, int64_t first_unit, int64_t last_un
     }
   }
 }
-
-// Where a tile's columns stand: side by side in one image, or over the border of two.
-struct TileColumns {
-  int64_t count, image, pixel;
-  bool whole;  // whether it has the columns of a whole tile in one image
-
-  TileColumns(const Product& p, int64_t column, int64_t columns)
-      : count(least(tile_columns(), columns - column)), image(column / p.pixels), pixel(column % p.pixels),
-        whole(pixel + tile_columns() <= p.pixels) {}
-
-  // Where the first one is written, of a row.
-  int64_t to(const Product& p) const { return image * p.out_image + pixel; }
-};
 
 // Columns of a tile that is cut, rows depth..: [rows][tile_columns], zeros behind the last column.
 ACMIX_APART void pack_cut(const Product& p, const TileColumns& at, int64_t depth, int64_t rows, float* to) {
@@ -288,7 +250,7 @@ struct TileProduct {
 
 inline void multiply(const Product& p, int64_t first_unit, int64_t last_unit) {
   constexpr int64_t wide = tile_columns();
-  const ProductPlan plan(p);
+  const TilePlan plan(p);
   const bool asks = asking_pays();
   Scratch<float> scratch(Scratch<float>::size_of(least(kDepth, p.depth) * wide), Holds::anything);
   float* const packed = scratch.take(0);

@@ -7,7 +7,8 @@ where something is wrong, a sanitizer's report and a crash among it.
 
     python scripts/check_kernels.py                                    # as installed
     python scripts/check_kernels.py --sanitize address,undefined      # watched; and --sanitize thread
-    python scripts/check_kernels.py --emulate-avx512                   # that set where there is AVX2 alone
+    python scripts/check_kernels.py --emulate avx512                   # that set where there is AVX2 alone
+    python scripts/check_kernels.py --emulate amx                      # and a matrix unit where there is AVX-512 alone
     python scripts/check_kernels.py --compiler aarch64-linux-gnu-g++ --run "qemu-aarch64 -L /usr/aarch64-linux-gnu"
 """
 
@@ -32,7 +33,13 @@ from torch import Tensor
 from acmix.tables import format_table
 
 # What a processor must have, in the words of /proc/cpuinfo.
-NEEDED = {"avx512": {"avx2", "fma", "avx512f", "avx512dq"}, "avx2": {"avx2", "fma"}, "portable": set()}
+AVX512 = {"avx2", "fma", "avx512f", "avx512dq"}
+NEEDED = {
+    "amx": AVX512 | {"avx512bw", "amx_tile", "amx_bf16"},
+    "avx512": AVX512,
+    "avx2": {"avx2", "fma"},
+    "portable": set(),
+}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,7 +53,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--cases", type=int, help="so many of attention, convolution, products and sums each; default: all"
     )
     parser.add_argument(
-        "--emulate-avx512", action="store_true", help="check that set alone, on a processor that has AVX2 (with GCC)"
+        "--emulate",
+        choices=("avx512", "amx"),
+        default="",
+        help="check that set alone, on a processor that has AVX2 (with GCC), or AVX-512",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missing", type=int, default=0, help="bytes that each tensor's memory lacks: it must fail")
@@ -58,10 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         optimise = args.optimise or ("1" if args.sanitize else "")
-        build = Build(
-            args.folder or Path(temporary), args.compiler, args.sanitize, optimise, args.run, args.emulate_avx512
-        )
-        chosen = chosen_sets(build, ["avx512"] if args.emulate_avx512 else args.instructions)
+        build = Build(args.folder or Path(temporary), args.compiler, args.sanitize, optimise, args.run, args.emulate)
+        chosen = chosen_sets(build, [args.emulate] if args.emulate else args.instructions)
         start = time.perf_counter()
         cases = make_cases(args.seed, args.cases)
         print(f"{len(cases)} cases and their truths: {time.perf_counter() - start:.0f} s", flush=True)

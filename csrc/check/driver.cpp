@@ -11,14 +11,26 @@
 #include "../shares.h"
 #include "calls.h"
 
+#ifdef ACMIX_ASKS  // for a matrix unit
+#include "../matrix_unit.h"
+#endif
+
 namespace acmix::ACMIX_ISA {
+#ifdef ACMIX_AMX
+const Kernels& kernels();
+#else
 extern const Kernels kernels;
-}
+#endif
+}  // namespace acmix::ACMIX_ISA
 
 namespace acmix::check {
 namespace {
 
+#ifdef ACMIX_AMX
+const Kernels& kernels = acmix::ACMIX_ISA::kernels();
+#else
 const Kernels& kernels = acmix::ACMIX_ISA::kernels;
+#endif
 
 enum class Order { at_once, mixed, threads, shares, joint, rows };
 
@@ -133,6 +145,7 @@ Attention as_taken(Attention a) {
 }
 
 void multiply(Product p, const Run& run) {
+  p.by_tiles = kernels.pays_by_tiles != nullptr && kernels.pays_by_tiles(p);
   const size_t size = static_cast<size_t>(kernels.product_panels_size(p)) * sizeof(float);
   const Block panels(size, run.place);
   if (size > 0) ::memset(panels.data(), 0xff, size);  // NaN
@@ -204,6 +217,12 @@ int main(int count, char** arguments) {
     std::fprintf(stderr, "usage: %s CASES RESULTS [MISSING]\n", arguments[0]);
     return 2;
   }
+#ifdef ACMIX_ASKS
+  if (!acmix::has_matrix_unit()) {
+    std::fprintf(stderr, "no matrix unit that this process may use\n");
+    return 2;
+  }
+#endif
   Reader reader(arguments[1]);
   std::FILE* const to = std::fopen(arguments[2], "wb");
   if (to == nullptr) return 2;

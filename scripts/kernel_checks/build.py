@@ -12,17 +12,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
 INCLUDED = SOURCES / "check" / "masked_lanes.h"
 EMULATION = SOURCES / "check" / "emulated_avx512.h"
+TILES = SOURCES / "check" / "emulated_tiles.h"
 
 
 class Build(NamedTuple):
-    """How programs are compiled and run: "" for no sanitizers, "" for the optimisation that is installed."""
+    """How programs are compiled and run: "" for no sanitizers, the optimisation that is installed, no emulation."""
 
     folder: Path
     compiler: str
     sanitize: str
     optimise: str
     run: str
-    emulates: bool = False
+    emulates: str = ""
 
     def machine(self) -> str:
         return self.output("-dumpmachine").strip()
@@ -35,9 +36,10 @@ class Build(NamedTuple):
 
 
 class InstructionSet(NamedTuple):
-    """One of CMakeLists.txt; `lender` is the set whose float64 kernels it uses, or ""."""
+    """One of CMakeLists.txt; `lender` is the set whose kernels it uses for what it has none for itself, or ""."""
 
     name: str
+    source: str
     flags: tuple[str, ...]
     lender: str
 
@@ -45,18 +47,23 @@ class InstructionSet(NamedTuple):
 def instruction_sets(for_x86: bool) -> dict[str, InstructionSet]:
     """By name, with what CMakeLists.txt gives to each."""
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    lenders = dict(re.findall(r"target_compile_definitions\(acmix_(\w+) PRIVATE ACMIX_FLOAT64=(\w+)\)", text))
+    lent = {
+        name: (what, lender)
+        for name, what, lender in re.findall(
+            r"target_compile_definitions\(acmix_(\w+) PRIVATE (ACMIX_FLOAT64|ACMIX_BASE)=(\w+)\)", text
+        )
+    }
     found = {}
-    for name, vector_bytes, options in re.findall(
-        r"^ *acmix_instruction_set\((\w+) (\d+) ?(.*)\)$", text, re.MULTILINE
+    for name, source, vector_bytes, options in re.findall(
+        r"^ *acmix_instruction_set\((\w+) (\w+) (\d+) ?(.*)\)$", text, re.MULTILINE
     ):
         flags = [f"-DACMIX_ISA={name}", f"-DACMIX_VECTOR_BYTES={vector_bytes}", *shlex.split(options)]
         if name == "portable" and for_x86:
             flags += ["-DACMIX_SMALL", "-Os"]
         if name == "portable" or for_x86:
-            lender = lenders.get(name, "") if for_x86 else ""
-            flags += [f"-DACMIX_FLOAT64={lender}"] if lender else []
-            found[name] = InstructionSet(name, tuple(flags), lender)
+            what, lender = lent.get(name, ("", "")) if for_x86 else ("", "")
+            flags += [f"-D{what}={lender}"] if lender else []
+            found[name] = InstructionSet(name, f"{source}.cpp", tuple(flags), lender)
     return found
 
 
@@ -74,23 +81,42 @@ def compiled(build: Build, instructions: InstructionSet) -> Path:
     """The program, with the kernels of that instruction set in it."""
     build.folder.mkdir(parents=True, exist_ok=True)
     program = build.folder / f"check_{instructions.name}"
-    objects = [kernels_of(build, instructions)]
-    if instructions.lender:
-        objects.append(kernels_of(build, instruction_sets(for_x86=True)[instructions.lender]))
+    objects, of = [kernels_of(build, instructions)], instructions
+    while of.lender:
+        of = instruction_sets(for_x86=True)[of.lender]
+        objects.append(kernels_of(build, of))
     options = [*warned_flags(build), f"-DACMIX_ISA={instructions.name}", "-O1", "-pthread"]
-    compile_one(build, [*options, SOURCES / "check" / "driver.cpp", *objects, "-o", program])
+    sources = [SOURCES / "check" / "driver.cpp"]
+    if has_matrix_unit(instructions):
+        options.append("-DACMIX_AMX")
+        if not emulates_tiles(build):
+            options.append("-DACMIX_ASKS")
+            sources.append(SOURCES / "matrix_unit.cpp")
+    compile_one(build, [*options, *sources, *objects, "-o", program])
     return program
+
+
+def has_matrix_unit(instructions: InstructionSet) -> bool:
+    return "-mamx-tile" in instructions.flags
+
+
+def emulates_tiles(build: Build) -> bool:
+    """In plain code sanitizers see what a matrix unit reads and writes."""
+    return build.emulates == "amx" or bool(build.sanitize)
 
 
 @cache
 def kernels_of(build: Build, instructions: InstructionSet) -> Path:
     """The kernels of that instruction set, compiled; those that are lent to another set, once."""
     kernels = build.folder / f"kernels.o_{instructions.name}"
-    is_emulated = build.emulates and instructions.lender
-    flags = emulated(instructions.flags) if is_emulated else instructions.flags
+    flags: Sequence[str | Path] = instructions.flags
+    if build.emulates == "avx512" and instructions.name == "avx512":
+        flags = emulated(instructions.flags)
+    elif has_matrix_unit(instructions) and emulates_tiles(build):
+        flags = [*(flag for flag in instructions.flags if not flag.startswith("-mamx")), "-include", TILES]
     optimise = [f"-O{build.optimise}"] if build.optimise else []
     options = [*warned_flags(build), *flags, *optimise, *watching_flags(build)]
-    compile_one(build, [*options, "-c", SOURCES / "kernels.cpp", "-o", kernels])
+    compile_one(build, [*options, "-c", SOURCES / instructions.source, "-o", kernels])
     return kernels
 
 

@@ -34,6 +34,13 @@ PRODUCTS = (
     Sizes(1, 240, 1, 24, 8), Sizes(1, 241, 2, 9, 3), Sizes(3, 341, 3, 7, 9), Sizes(2, 1601, 1, 5, 12),
     Sizes(7, 9, 3, 32, 65), Sizes(2, 49, 3, 190, 500), Sizes(7, 49, 3, 190, 500),
 )  # fmt: skip
+# Large enough for a matrix unit, either way: around its tiles of 16 rows and columns and 32 of the depth, and panels of
+# 32 rows; blocks of 64 columns that are multiplied together and others; a depth of more than 512, and weights of more
+# than 1 MB.
+TILED = (
+    Sizes(2, 196, 3, 23, 72), Sizes(6, 49, 3, 32, 96), Sizes(1, 784, 3, 32, 65), Sizes(2, 131, 1, 81, 66),
+    Sizes(18, 15, 3, 27, 80), Sizes(5, 1600, 3, 24, 72), Sizes(4, 81, 3, 171, 560), Sizes(1, 320, 3, 64, 1100),
+)  # fmt: skip
 # Around tiles of 6 left rows, units of 96, tiles of 64, 16 or 8 right rows, and steps of 112 pixels.
 ROWS = (
     Sizes(1, 1, 1, 1, 1), Sizes(3, 1, 3, 3, 5), Sizes(2, 5, 3, 7, 17), Sizes(1, 15, 2, 8, 127), Sizes(3, 16, 3, 8, 129),
@@ -53,6 +60,9 @@ def cases(seed: int) -> Iterator[Callable[[], Case]]:
     for sizes in ROWS:
         for adds in (False, True):
             yield partial(row_products, sizes, adds, chance.random() < 0.5, gaps_of(chance), generator)
+    for sizes in TILED:
+        for transposed in (False, True):
+            yield partial(product, sizes, transposed, chance.random() < 0.5, gaps_of(chance), generator)
 
 
 def gaps_of(chance: random.Random) -> tuple[int, int]:

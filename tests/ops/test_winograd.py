@@ -13,7 +13,7 @@ from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 pytestmark = native
 
 ROUNDING = 2.0**-24  # of float32
-FEWEST_COLUMNS = {"avx2": 17, "avx512": 33}  # that are taken by pairs; portable code takes none
+FEWEST_COLUMNS = {"avx2": 17, "avx512": 33, "amx": 33}  # that are taken by pairs; portable code takes none
 SIZES = [(1, 17), (2, 24), (3, 23), (7, 56), (20, 70), (37, 40), (4, 90), (5, 100)]
 
 every_instruction_set = pytest.mark.parametrize("instructions", INSTRUCTION_SETS)

@@ -9,7 +9,7 @@ import torch
 __all__ = ["ENVIRONMENT", "MISSING", "instruction_sets", "use_instruction_set"]
 
 ENVIRONMENT = "ACMIX_CPU_INSTRUCTIONS"
-"""Environment variable that names the instruction set to use: "auto", "avx512", "avx2" or "portable"."""
+"""Environment variable that names the instruction set to use: "auto", "amx", "avx512", "avx2" or "portable"."""
 
 _FILE = "libacmix_cpu.so"
 # What the library's operators take and give; changes with `kInterface` in csrc/library.cpp.
