@@ -161,13 +161,18 @@ ACMIX_INLINE void for_each_tile(const DirectPlan<K, S>& plan, int64_t top, int64
     DirectTile<K, S, FOLDED> t(plan, tile);
     for (t.y = top; t.y < bottom; t.y += t.rows) {
       t.rows = rows_of_tile<K>(tile_group(K, S), bottom - t.y);
+      if (FOLDED && t.rows == 3) t.rows = 2;  // seldom, and not worth its code
       const bool last = t.y + t.rows == bottom;
       t.rows_on = last ? top - t.y : t.rows, t.columns_on = last ? kMaskLanes : 0;
       if (t.rows == 1) body(RowCount<1>{}, t);
-      else if (t.rows == 3) body(RowCount<3>{}, t);
-      else if constexpr (K == 7) {
+      if constexpr (!FOLDED) {
+        if (t.rows == 3) body(RowCount<3>{}, t);
+      }
+      if constexpr (K == 7) {
         if (t.rows == 2) body(RowCount<2>{}, t);
-        else if constexpr (tile_group(K, S) == 4) body(RowCount<4>{}, t);
+        if constexpr (tile_group(K, S) == 4) {
+          if (t.rows == 4) body(RowCount<4>{}, t);
+        }
       }
     }
   }

@@ -121,7 +121,7 @@ inline void arrange_tile_columns(const Product& p, int64_t left, char* to) {
       const float* const from = weight.next() + left;
       row = columns == kTileSide ? load(from) : load_first(from, columns);
     }
-    turn<kTileSide / 2>(squares[0]), turn<kTileSide / 2>(squares[1]);
+    for (Vector<float>* const square : squares) turn<kTileSide / 2>(square);
     for (int64_t i = 0; i < kTileSide; ++i) split<false, 2 * kTileBytes>(squares[0][i], squares[1][i], to + i * kLineBytes);
   }
 }
