@@ -17,7 +17,7 @@ constexpr int64_t kTileBytes = kTileSide * kLineBytes;
 constexpr int64_t kParts = 3;
 constexpr int64_t kPanelRows = 2 * kTileSide;  // that are multiplied with a tile of columns at a time
 constexpr int64_t kWeightStep = 2 * kParts * kTileBytes, kColumnStep = kParts * kTileBytes;  // bytes of a tile's depth of both
-constexpr int64_t kBlockTiles = 4;        // of columns, in a unit, at most
+constexpr int64_t kBlockTiles = 8;        // of columns, in a unit, at most
 constexpr int64_t kColumnBytes = 3 << 17;  // of columns, which are multiplied with all rows while the second cache has them
 constexpr int64_t kLargeBytes = 1 << 20;   // of a weight; with a larger one so many of columns
 constexpr int64_t kManySteps = 16;         // of the depth for which columns are there at a time, at most

@@ -35,7 +35,7 @@ PRODUCTS = (
     Sizes(7, 9, 3, 32, 65), Sizes(2, 49, 3, 190, 500), Sizes(7, 49, 3, 190, 500),
 )  # fmt: skip
 # Large enough for a matrix unit, either way: around its tiles of 16 rows and columns and 32 of the depth, and panels of
-# 32 rows; blocks of 64 columns that are multiplied together and others; a depth of more than 512, and weights of more
+# 32 rows; blocks of 128 columns that are multiplied together and others; a depth of more than 512, and weights of more
 # than 1 MB.
 TILED = (
     Sizes(2, 196, 3, 23, 72), Sizes(6, 49, 3, 32, 96), Sizes(1, 784, 3, 32, 65), Sizes(2, 131, 1, 81, 66),
