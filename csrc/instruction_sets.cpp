@@ -25,8 +25,23 @@ const Kernels& kernels();
 #endif
 
 namespace {
+
 std::atomic<const Kernels*> chosen{nullptr};
+
+#ifdef ACMIX_AMX
+std::atomic<bool> refused{false};  // the matrix unit, to this process
+
+// A matrix unit is asked for when it is to be used, not before.
+bool may_use(const Kernels& set) {
+  if (set.pays_by_tiles == nullptr || may_use_matrix_unit()) return true;
+  refused = true;
+  return false;
 }
+#else
+bool may_use(const Kernels&) { return true; }
+#endif
+
+}  // namespace
 
 int available(const Kernels** sets) {
   int count = 0;
@@ -35,7 +50,7 @@ int available(const Kernels** sets) {
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
 #ifdef ACMIX_AMX
-  if (has_avx512 && has_matrix_unit()) sets[count++] = &amx::kernels();
+  if (has_avx512 && has_matrix_unit() && !refused) sets[count++] = &amx::kernels();
 #endif
   if (has_avx512) sets[count++] = &avx512::kernels;
   if (has_avx2) sets[count++] = &avx2::kernels;
@@ -47,8 +62,10 @@ int available(const Kernels** sets) {
 const Kernels& kernels() {
   if (const Kernels* set = chosen.load(std::memory_order_relaxed)) return *set;
   const Kernels* sets[kMostSets];
-  available(sets);
-  return *sets[0];
+  for (int i = 0, count = available(sets); i < count; ++i) {
+    if (may_use(*sets[i])) return *sets[i];
+  }
+  return portable::kernels;
 }
 
 bool choose(const char* name) {
@@ -59,10 +76,10 @@ bool choose(const char* name) {
   const Kernels* sets[kMostSets];
   const int count = available(sets);
   for (int i = 0; i < count; ++i) {
-    if (std::strcmp(sets[i]->name, name) == 0) {
-      chosen.store(sets[i], std::memory_order_relaxed);
-      return true;
-    }
+    if (std::strcmp(sets[i]->name, name) != 0) continue;
+    if (!may_use(*sets[i])) return false;
+    chosen.store(sets[i], std::memory_order_relaxed);
+    return true;
   }
   return false;
 }

@@ -1,9 +1,9 @@
 // Stage I's product on the matrix unit of x86 (AMX), whose tiles are 16 rows by 32 entries of bfloat16 and give sums in float32. A
 // float32 is a sum of three bfloat16, each the nearest to what the ones before leave over; of the nine products of two such sums
-// six are taken, and what is left out is at most 2^-23 of a product, of either sign. The entries of a tile are summed by themselves
-// before they are added to those of other tiles, so that fewer roundings meet than in a row of float32. Subnormal numbers and
-// parts count as zero; what is not finite, or above 3.39e38, gives NaN. A unit is a block of columns, which run over all images,
-// and of rows.
+// six are taken, and what is left out is at most 2^-23 of a product, of either sign. The entries of a tile are summed by themselves,
+// even ones and odd ones, and those of a few tiles before they are added to others, so that fewer roundings meet than in a row of
+// float32. Subnormal numbers, parts and products count as zero; what is not finite, or rounds to 2^128 in bfloat16, gives NaN. A
+// unit is a block of columns, which run over all images, and of rows.
 #pragma once
 #include <immintrin.h>
 
@@ -22,7 +22,7 @@ constexpr int64_t kColumnBytes = 3 << 17;  // of columns, which are multiplied w
 constexpr int64_t kLargeBytes = 1 << 20;   // of a weight; with a larger one so many of columns
 constexpr int64_t kManySteps = 16;         // of the depth for which columns are there at a time, at most
 constexpr int64_t kFewSteps = 4;           // and for which the first cache has a panel's weight
-constexpr int64_t kFewestColumns = 256;    // fewer do not pay for the weight's parts
+constexpr int64_t kFewestPixels = 128, kFewestProducts = 1 << 23;
 
 using MatrixPlan = ProductPlan<kTileSide, kBlockTiles, kPanelRows>;
 using TileColumns = ColumnsOf<kTileSide>;
@@ -30,9 +30,12 @@ using TileColumns = ColumnsOf<kTileSide>;
 inline int64_t depth_steps(const Product& p) { return (p.depth + kTileDepth - 1) / kTileDepth; }
 inline int64_t weight_panels(const Product& p) { return (p.rows + kPanelRows - 1) / kPanelRows; }
 
-// Few rows or a short depth would leave most of a tile empty.
+// A small product does not pay for the weight's parts, and what fills tiles badly is multiplied with zeros. By one image alone: its
+// bits do not depend on those that come with it.
 inline bool pays_by_tiles(const Product& p) {
-  return p.rows > 2 * kPanelRows && p.depth >= kTileDepth && p.images * p.pixels >= kFewestColumns;
+  const int64_t size = p.rows * p.depth;
+  const int64_t padded = weight_panels(p) * kPanelRows * depth_steps(p) * kTileDepth;
+  return p.rows > 2 * kPanelRows && p.pixels >= kFewestPixels && size * p.pixels >= kFewestProducts && padded <= size + size / 4;
 }
 
 // Entries of `panels`: for each 32 rows their tiles, [depth / 32][part][2], and 16 times their bias.
@@ -238,14 +241,19 @@ struct SumsAt {
   char* lower() const { return at + kTileSide * row; }
 };
 
-// 16 columns times 32 rows or, if not DOWN, 16: tiles 0 and 1 are sums, 2 the weight's, 3 the columns'.
+// 16 columns times 32 rows or, if not DOWN, 16: tiles 0 and 1 are sums, 2 the weight's, 3 the columns'. Added to `bias`, if there is
+// one.
 template <bool DOWN>
-ACMIX_APART void multiply_tiles(const char* weight, const char* columns, int64_t steps, const SumsAt& from, const SumsAt& to,
-                                Ahead& ahead) {
+ACMIX_APART void multiply_tiles(const char* weight, const char* columns, int64_t steps, const char* bias, const SumsAt& to, Ahead& ahead) {
   constexpr int64_t lower = kTileBytes;
   before_tiles();
-  _tile_loadd(0, from.at, from.row);
-  if constexpr (DOWN) _tile_loadd(1, from.lower(), from.row);
+  if (bias != nullptr) {
+    _tile_loadd(0, bias, kLineBytes);
+    if constexpr (DOWN) _tile_loadd(1, bias + lower, kLineBytes);
+  } else {
+    _tile_zero(0);
+    if constexpr (DOWN) _tile_zero(1);
+  }
   const auto upper_weight = [&](int64_t part) { _tile_loadd(2, weight + part * 2 * kTileBytes, kLineBytes); };
   const auto lower_weight = [&](int64_t part) { _tile_loadd(2, weight + part * 2 * kTileBytes + lower, kLineBytes); };
   const auto column = [&](int64_t part) { _tile_loadd(3, columns + part * kTileBytes, kLineBytes); };
@@ -292,27 +300,41 @@ ACMIX_APART void copy_sums(const Product& p, int64_t top, const TileColumns& at,
   }
 }
 
+// Rows of sums, [rows][16], of some more steps to those of the steps before.
+inline void add_sums(const float* more, int64_t rows, const SumsAt& before, const SumsAt& to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* const there = reinterpret_cast<const float*>(before.at + i * before.row);
+    store(reinterpret_cast<float*>(to.at + i * to.row), load(there) + load(more + i * kTileSide));
+  }
+}
+
 // 32 rows of the weight, from `top` on, times tiles of columns, a few steps of the depth at a time. In between `sums`,
 // [tiles][32][16], has what there is.
 inline void multiply_panel(const Product& p, const PackedTiles& of, int64_t top, float* sums, Ahead& ahead) {
+  alignas(64) float more[kPanelRows * kTileSide];
   const int64_t panel = top / kPanelRows, few = evenly(of.steps, kFewSteps);
-  const bool down = top + kTileSide < p.rows, all_rows = top + (down ? kPanelRows : kTileSide) <= p.rows;
-  const SumsAt bias{reinterpret_cast<char*>(biases_at(p, panel)), kLineBytes};
+  const bool down = top + kTileSide < p.rows;
+  const int64_t rows = down ? kPanelRows : kTileSide;
+  const auto lines = [](float* memory) { return SumsAt{reinterpret_cast<char*>(memory), kLineBytes}; };
   for (int64_t k = 0; k < of.steps; k += few) {
     const int64_t steps = least(few, of.steps - k);
+    const bool begins = of.begin == 0 && k == 0, ends = k + steps == of.steps;
     const char* const weight = panel_at(p, panel) + (of.begin + k) * kWeightStep;
+    const char* const bias = begins ? reinterpret_cast<const char*>(biases_at(p, panel)) : nullptr;
     for (int64_t t = of.left; t < of.right; ++t) {
       const TileColumns at(p, t * kTileSide, of.columns);
       float* const own = sums + (t - of.left) * kPanelRows * kTileSide;
-      const SumsAt between{reinterpret_cast<char*>(own), kLineBytes};
       const SumsAt out{reinterpret_cast<char*>(p.out + top * p.out_row + at.to(p)), p.out_row * int64_t{sizeof(float)}};
-      const bool whole = at.whole && all_rows, first = k == 0, last = k + steps == of.steps;
-      if (!whole && first && of.begin > 0) copy_sums(p, top, at, true, own);
-      const SumsAt& from = !first ? between : of.begin == 0 ? bias : whole ? out : between;
+      const bool whole = at.whole && top + rows <= p.rows;
+      const SumsAt to = ends && whole ? out : lines(own), here = begins ? to : lines(more);
       const char* const columns = of.packed + ((t - of.left) * of.steps + k) * kColumnStep;
-      if (down) multiply_tiles<true>(weight, columns, steps, from, last && whole ? out : between, ahead);
-      else multiply_tiles<false>(weight, columns, steps, from, last && whole ? out : between, ahead);
-      if (!whole && last) copy_sums(p, top, at, false, own);
+      if (down) multiply_tiles<true>(weight, columns, steps, bias, here, ahead);
+      else multiply_tiles<false>(weight, columns, steps, bias, here, ahead);
+      if (!begins) {
+        if (k == 0 && !whole) copy_sums(p, top, at, true, own);
+        add_sums(more, rows, k == 0 && whole ? out : lines(own), to);
+      }
+      if (ends && !whole) copy_sums(p, top, at, false, own);
     }
   }
 }

@@ -2,8 +2,10 @@
 
 namespace acmix {
 
-// Whether this processor has a matrix unit for bfloat16 (AMX), and the system lets this process use it, which has to be asked
-// for.
+// Whether this processor and its system have a matrix unit for bfloat16 (AMX).
 bool has_matrix_unit();
+
+// Asks the system to let this process use it, once; false where it does not. Signals then need more memory on their stacks.
+bool may_use_matrix_unit();
 
 }  // namespace acmix

@@ -25,7 +25,7 @@ struct ProductPlan {
     int64_t cuts = column_blocks > 0 && column_blocks < kFewUnits ? (kFewUnits + column_blocks - 1) / column_blocks : 1;
     while (cuts > 1 && cuts * column_blocks % kThreads != 0) ++cuts;
     block_rows = round_up((p.rows + cuts - 1) / cuts, HIGH);
-    row_blocks = (p.rows + block_rows - 1) / block_rows;
+    row_blocks = p.rows > 0 ? (p.rows + block_rows - 1) / block_rows : 0;
   }
 
   int64_t units() const { return column_blocks * row_blocks; }

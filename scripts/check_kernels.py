@@ -33,9 +33,10 @@ from torch import Tensor
 from acmix.tables import format_table
 
 # What a processor must have, in the words of /proc/cpuinfo.
+TILES = {"amx_tile", "amx_bf16"}  # which are emulated where there are none
 AVX512 = {"avx2", "fma", "avx512f", "avx512dq"}
 NEEDED = {
-    "amx": AVX512 | {"avx512bw", "amx_tile", "amx_bf16"},
+    "amx": AVX512 | TILES | {"avx512bw"},
     "avx512": AVX512,
     "avx2": {"avx2", "fma"},
     "portable": set(),
@@ -92,7 +93,7 @@ def chosen_sets(build: Build, names: Sequence[str] | None) -> list[InstructionSe
     for_x86 = build.machine().startswith(("x86_64", "amd64"))
     known = instruction_sets(for_x86)
     if names is None:
-        names = [name for name in reversed(known) if NEEDED[name] <= processor_flags()]
+        names = [name for name in reversed(known) if NEEDED[name] <= processor_flags() | TILES]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SystemExit(f"--instructions {' '.join(unknown)}: {build.machine()} has {', '.join(known)}")
@@ -125,6 +126,8 @@ def check(
 ) -> tuple[list[str], list[float]]:
     """What is wrong, and each case's worst error over what is allowed."""
     start = time.perf_counter()
+    if instructions.name == "amx" and not processor_flags() >= TILES:
+        build = build._replace(emulates="amx")
     program = compiled(build, instructions)
     between = time.perf_counter()
     results = build.folder / f"results_{instructions.name}"

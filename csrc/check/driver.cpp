@@ -145,7 +145,7 @@ Attention as_taken(Attention a) {
 }
 
 void multiply(Product p, const Run& run) {
-  p.by_tiles = kernels.pays_by_tiles != nullptr && kernels.pays_by_tiles(p);
+  p.by_tiles = kernels.pays_by_tiles != nullptr;  // whether it pays or not
   const size_t size = static_cast<size_t>(kernels.product_panels_size(p)) * sizeof(float);
   const Block panels(size, run.place);
   if (size > 0) ::memset(panels.data(), 0xff, size);  // NaN
@@ -218,7 +218,7 @@ int main(int count, char** arguments) {
     return 2;
   }
 #ifdef ACMIX_ASKS
-  if (!acmix::has_matrix_unit()) {
+  if (!acmix::may_use_matrix_unit()) {
     std::fprintf(stderr, "no matrix unit that this process may use\n");
     return 2;
   }

@@ -36,6 +36,11 @@ __attribute__((noinline)) inline void configure(const void* from) {
 
 __attribute__((noinline)) inline void release() { tiles = TileState{}; }
 
+__attribute__((noinline)) inline void clear_tile(int tile) {
+  tiles.need(tile);
+  std::memset(tiles.words[tile], 0, sizeof(tiles.words[tile]));
+}
+
 __attribute__((noinline)) inline void load_tile(int tile, const void* from, int64_t row) {
   tiles.need(tile);
   for (int i = 0; i < kTileLines; ++i) std::memcpy(tiles.words[tile][i], static_cast<const char*>(from) + i * row, 64);
@@ -74,11 +79,13 @@ __attribute__((noinline)) inline void add_products(int to, int left, int right) 
 
 }  // namespace acmix_check
 
+#undef _tile_zero
 #undef _tile_loadconfig
 #undef _tile_release
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#define _tile_zero(tile) acmix_check::clear_tile(tile)
 #define _tile_loadconfig(from) acmix_check::configure(from)
 #define _tile_release() acmix_check::release()
 #define _tile_loadd(tile, from, row) acmix_check::load_tile(tile, from, row)

@@ -1,4 +1,4 @@
-"""The native backend: C++ kernels for CPUs, with AVX-512, AVX2 or whatever vectors there are."""
+"""The native backend: C++ kernels for CPUs, with AMX, AVX-512, AVX2 or whatever vectors there are."""
 
 import torch
 

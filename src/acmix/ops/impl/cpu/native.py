@@ -49,7 +49,7 @@ def _load() -> str | None:
         return f"its library was built from other sources than these; {_HINT}"
     wanted = os.environ.get(ENVIRONMENT, "auto")
     if not torch.ops.acmix_cpu.use_instruction_set(wanted):
-        return f"{ENVIRONMENT}={wanted!r}, but this processor has {', '.join(_names())}; choose one or 'auto'"
+        return f"{ENVIRONMENT}={wanted!r}, but this process may use {', '.join(_names())}; choose one or 'auto'"
     return None
 
 
