@@ -21,7 +21,7 @@ constexpr int64_t kBlockTiles = 8;        // of columns, in a unit, at most
 constexpr int64_t kColumnBytes = 3 << 17;  // of columns, which are multiplied with all rows while the second cache has them
 constexpr int64_t kLargeBytes = 1 << 20;   // of a weight; with a larger one so many of columns
 constexpr int64_t kManySteps = 16;         // of the depth for which columns are there at a time, at most
-constexpr int64_t kFewSteps = 4;           // and for which the first cache has a panel's weight
+constexpr int64_t kFewSteps = 4;           // and for which the first cache has a panel's weight, and whose sums are added up apart
 constexpr int64_t kFewestPixels = 128, kFewestProducts = 1 << 23;
 
 using MatrixPlan = ProductPlan<kTileSide, kBlockTiles, kPanelRows>;

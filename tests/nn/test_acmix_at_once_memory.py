@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import acmix.ops.layer
-from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
+from fast_backends import INSTRUCTION_SETS, FastBackend, native, on_threads, using
 from layer_answers import answers, errors, made
 
 pytestmark = native
@@ -36,15 +36,9 @@ def test_any_number_of_threads_gives_the_same_bits(shape: tuple[int, ...]) -> No
     layer = made(24, {"position": False})  # whose code is torch's own convolution
     x = torch.randn(shape)
     grad = torch.randn_like(layer(x))
-    before, runs = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            runs.append(answers(layer, x, grad))
-    finally:
-        torch.set_num_threads(before)
-    for other in runs[1:]:
-        assert {name for name, found in runs[0].items() if not torch.equal(found, other[name])} == set()
+    first, *others = on_threads(lambda: answers(layer, x, grad))
+    for other in others:
+        assert {name for name, found in first.items() if not torch.equal(found, other[name])} == set()
 
 
 @pytest.mark.parametrize("room", [1, 12_000, 24_000])

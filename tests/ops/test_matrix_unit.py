@@ -1,18 +1,24 @@
 """Stage I on a matrix unit (AMX), which multiplies bfloat16: a float32 in three parts loses nothing by it."""
 
 import math
+import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from acmix import ACmix
-from fast_backends import INSTRUCTION_SETS, FastBackend, using
+from fast_backends import INSTRUCTION_SETS, FastBackend, on_threads, using
 
 AMX, PLAIN = FastBackend("cpu", "amx"), FastBackend("cpu", "avx512")
 EPS = torch.finfo(torch.float32).eps
 
-pytestmark = pytest.mark.skipif("amx" not in INSTRUCTION_SETS, reason="this processor has no matrix unit")
+# scripts/check_kernels.py runs the same kernels in plain code where a processor has AVX512BW and no unit.
+pytestmark = pytest.mark.skipif(
+    "amx" not in INSTRUCTION_SETS,
+    reason=f"needs a processor with AMX and kernels built for it; there are {INSTRUCTION_SETS or 'no native kernels'}",
+)
 
 # Channels in and out, heads, map, batch: tiles that come out even; cut ones in depth, rows and between images; q, k and
 # v kept; much depth in either pass.
@@ -70,23 +76,28 @@ def test_errors_are_those_of_sums_in_float32(case: tuple[int, int, int, tuple[in
 @every_case
 def test_any_number_of_threads_gives_the_same_bits(case: tuple[int, int, int, tuple[int, int], int]) -> None:
     layer, x = made(case)
-    before, runs = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            runs.append(answers(layer, x, AMX))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+    first, *others = on_threads(lambda: answers(layer, x, AMX))
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
-def test_strips_of_a_large_map_have_the_bits_of_the_whole() -> None:
-    layer, x = made((64, 64, 4, (150, 150), 1))
+def test_strips_of_a_large_map_have_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = made((128, 64, 4, (150, 150), 1))  # from 128 channels on q, k and v of the whole map are kept
     layer.impl = "cpu"
+    native_layer = sys.modules["acmix.ops.impl.cpu.layer"]
+    plans: list[int] = []
+    of_shapes = native_layer._forward_plan
+
+    def watched(*arguments: Any) -> Any:
+        plan = of_shapes(*arguments)
+        plans.append(plan.rows)
+        return plan
+
+    monkeypatch.setattr(native_layer, "_forward_plan", watched)
     with using(AMX):
         with torch.no_grad():
             strips = layer(x)
-        assert torch.equal(strips, layer(x).detach())  # which keeps the map for the backward pass
+        assert torch.equal(strips, layer(x).detach())
+    assert plans[0] < plans[1] == 150
 
 
 @pytest.mark.parametrize("what", [math.nan, math.inf, -math.inf, 3.4e38])
@@ -116,4 +127,5 @@ def test_numbers_of_any_size(scale: float) -> None:
         ours = layer(x * scale)
     with using(PLAIN):
         plain = layer(x * scale)
+    assert not torch.equal(ours, plain), "the unit is not in use"
     assert (ours - plain).abs().max() <= 16 * EPS * plain.abs().max()

@@ -13,7 +13,7 @@ from acmix.ops.dispatch import backend_reasons, choose_backend
 from acmix.ops.impl import cpu
 from acmix.ops.impl.cpu.native import _load
 from acmix.ops.problem import Problem
-from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
+from fast_backends import INSTRUCTION_SETS, FastBackend, native, on_threads, using
 
 pytestmark = native
 
@@ -33,14 +33,8 @@ def answers(seed: int = 0, stride: int = 1) -> list[Tensor]:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
 def test_any_number_of_threads_gives_the_same_bits(instructions: str, stride: int) -> None:
-    before, runs = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with using(FastBackend("cpu", instructions)):
-                runs.append(answers(stride=stride))
-    finally:
-        torch.set_num_threads(before)
+    with using(FastBackend("cpu", instructions)):
+        runs = on_threads(lambda: answers(stride=stride))
     names = ("out", "path", "q", "k", "v", "pieces", "fc", "shift")
     for other in runs[1:]:
         # The FC's gradients go through torch's own products of small matrices.
