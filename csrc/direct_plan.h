@@ -110,7 +110,7 @@ struct DirectPlan {
   float* places;                  // of the keys' columns, [tiles][K][lanes], where the position code comes in parts
 
   explicit DirectPlan(const Attention& a)
-      : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase((tiles + 1) * lanes), pitch(S * phase),
+      : call(a), tiles((a.out_columns + lanes - 1) / lanes), phase(phase_of(a)), pitch(S * phase),
         row(round_up(a.width * pitch, 32) + 16),
         memory(3 * Scratch<float>::size_of(tiles * K * lanes) + 2 * Scratch<float>::size_of(a.out_height * K)),
         logits(border()), products(border()), places(memory.take(tiles * K * lanes)) {
@@ -126,6 +126,10 @@ struct DirectPlan {
       for (int64_t o = 0; o < K; ++o) logits.rows[y * K + o] = down(y * S, y * S + o - reach);
     }
   }
+
+  // At a stride of two nothing stands behind the last tile where its own queries see nothing there: packed rows and their sums
+  // are to stay in the second cache.
+  static int64_t phase_of(const Attention& a) { return round_up(a.out_columns + (S == 1 ? lanes : reach), lanes); }
 
   // Both halves of the last tile are to see the columns that there are.
   void fold() {
@@ -292,7 +296,7 @@ template <int S>
 ACMIX_INLINE void clear_borders(int64_t phase, float* to) {
   for (int64_t p = 0; p < S; ++p, to += phase) {
     store(to, Vector<float>{});
-    store(to + phase - 2 * kMaskLanes, Vector<float>{});
+    store(to + (phase > 2 * kMaskLanes ? phase - 2 * kMaskLanes : 0), Vector<float>{});
     store(to + phase - kMaskLanes, Vector<float>{});
   }
 }
@@ -359,11 +363,12 @@ ACMIX_INLINE void pack_row(const float* from, const float* less, float factor, c
   }
 }
 
-// Where so many rows of keys or values will be packed.
+// Where so many rows of keys or values will be packed. Lanes that are no queries see a little of what is behind the last channel.
 template <int K, int S>
 inline void clear_borders(const DirectPlan<K, S>& plan, int64_t rows, float* to) {
-  for (int64_t y = 0; y < rows; ++y) {
-    for (int64_t d = 0; d < plan.call.width; ++d) clear_borders<S>(plan.phase, to + y * plan.row + d * plan.pitch);
+  for (int64_t y = 0; y < rows; ++y, to += plan.row) {
+    for (int64_t d = 0; d < plan.call.width; ++d) clear_borders<S>(plan.phase, to + d * plan.pitch);
+    store(to + plan.call.width * plan.pitch, Vector<float>{});
   }
 }
 

@@ -65,15 +65,17 @@ struct Backward {
 
   // The same, each with sums of its own, which are added up in the images' order. With a slot for every thread that finds an
   // image, one thread does all stages of it: what it writes is in its own cache when it reads it. Else all threads share each.
+  // The only image's are the whole batch's.
   void one_by_one(const Kernels& set, int64_t first, int64_t count, int64_t threads, int64_t slots) {
+    const bool alone = whole.batch == 1;
     const int64_t weight = whole.channels() * whole.in_channels, biases = sums.bias == nullptr ? 0 : 3 * whole.channels();
     const int64_t size = 3 * weight + biases + kernels_size;
-    const std::unique_ptr<float[]> parts(new float[count * size]);
+    const std::unique_ptr<float[]> parts(new float[alone ? 0 : count * size]);
     const auto sums_at = [&](float* to) {
       return Sums{{to, to + weight, to + 2 * weight}, biases == 0 ? nullptr : to + 3 * weight, to + 3 * weight + biases};
     };
     const auto of_image = [&](const Crew& crew, int64_t slot, int64_t i) {
-      const Sums own = sums_at(parts.get() + i * size);
+      const Sums own = alone ? sums : sums_at(parts.get() + i * size);
       stages(set, crew, first + i, slot, 1, own.kernels);
       sum_projections(set, crew, first + i, slot, 1, own, false);
     };
@@ -82,6 +84,7 @@ struct Backward {
     } else {
       for (int64_t i = 0; i < count; ++i) of_image(Crew(), 0, i);
     }
+    if (alone) return;
     const Sums from = sums_at(parts.get());
     const auto add_up = [&](const float* part, int64_t entries, float* to) { sum_parts(part, count, size, entries, first > 0, to); };
     for (int i = 0; i < 3; ++i) add_up(from.projections[i], weight, sums.projections[i]);
