@@ -41,10 +41,9 @@ def test_threads_without_images_help_with_all_but_large_ones(batch: int, image: 
     ],
 )
 def test_images_that_are_large_beside_their_sums_are_taken_by_threads(
-    shape: tuple[int, ...], image: int, expected: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], image: int, expected: tuple[bool, int]
 ) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    assert _shares_backward(torch.empty(shape, device="meta"), image) == expected
+    assert _shares_backward(shape, image, threads=2) == expected
 
 
 def on_threads(numbers: Sequence[int], run: Callable[[], list[Tensor]]) -> Iterator[list[Tensor]]:
@@ -92,7 +91,7 @@ def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
     channels: int, out_channels: int, side: int, batch: int
 ) -> None:
     layer, x = ACmix(channels, out_channels), torch.randn(batch, channels, side, side)
-    assert _shares_backward(x, 4 * 3 * out_channels * side**2)[0]
+    assert _shares_backward(x.shape, 4 * 3 * out_channels * side**2, threads=2)[0]
     assert_same_bits_on_any_number_of_threads(layer, x)
 
 

@@ -32,6 +32,7 @@ _APART_BYTES = 2**20
 _APART_PIXELS = 2
 _OWN_BYTES = 5 * 2**20
 _FIELDS = LayerInputs._fields
+_GRID = _FIELDS.index("grid")
 # Channels of x are turned so many at a time, or by a part of that; pixels as many as have room, but so many.
 _TURNED = 64
 _TURNED_BYTES = 6 * 2**20
@@ -40,6 +41,8 @@ _TURNED_PIXELS = 1024
 
 
 def _dense(inputs: LayerInputs) -> LayerInputs:
+    if all(x is None or x.is_contiguous() for x in inputs):
+        return inputs
     return LayerInputs(*(None if x is None else x.contiguous() for x in inputs))  # type: ignore[arg-type]  # the same are None
 
 
@@ -131,31 +134,42 @@ def _rows_between(shape: tuple[int, ...], slots: int) -> int:
     return next(helping, 0)
 
 
-def _shares_backward(x: Tensor, image: int) -> tuple[bool, int]:
+def _shares_backward(x: tuple[int, ...], image: int, threads: int) -> tuple[bool, int]:
     """Whether each image has sums of its own, and how many images there is memory for at a time."""
-    batch, channels, height, width = x.shape
-    threads = torch.get_num_threads()
+    batch, channels, height, width = x
     if image < _APART_BYTES or height * width < _APART_PIXELS * channels:
         most = max(1, _BACKWARD_BYTES // image)
         return False, -(-batch // -(-batch // most))  # as many each time
     return True, min(threads, batch) if image <= _OWN_BYTES else 1
 
 
-def _projected_shape(inputs: LayerInputs, window: LayerWindow, images: int) -> tuple[int, ...]:
-    channels, (height, width) = inputs.query.shape[0], inputs.x.shape[2:]
-    return images, 3, window.heads, channels // window.heads, height, width
+class _BackwardPlan(NamedTuple):
+    """Shape of q, k and v and of their gradients; whether images have sums of their own; entries for x, turned."""
+
+    projected: tuple[int, ...]
+    apart: bool
+    turned: int
+
+
+@lru_cache(maxsize=256)
+def _backward_plan(x: tuple[int, ...], channels: int, heads: int, threads: int) -> _BackwardPlan:
+    """By the shapes alone, as the forward pass has it."""
+    _, in_channels, height, width = x
+    image = (3, heads, channels // heads, height, width)
+    apart, images = _shares_backward(x, 4 * math.prod(image), threads)
+    return _BackwardPlan((images, *image), apart, _turned_entries(in_channels, height * width, images, apart))
+
+
+def _turned_entries(channels: int, pixels: int, images: int, apart: bool) -> int:
+    """Memory for x turned, of all pixels or of as many at a time as have room."""
+    channels = -(-channels // _TURNED) * _TURNED
+    room = _TURNED_APART_BYTES if apart else _TURNED_BYTES // images
+    return images * channels * min(pixels, max(_TURNED_PIXELS, room // (4 * channels)))
 
 
 def _for_images(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Memory [B, 3, N, D, H, W] of a backward pass: a thread's own or, of large maps, what the next layers take too."""
     return scratch(name, shape) if stays(shape) else kept_memory(x, shape)
-
-
-def _turned_entries(x: Tensor, images: int, apart: bool) -> int:
-    """Memory for x turned, of all pixels or of as many at a time as have room."""
-    pixels, channels = x.shape[2] * x.shape[3], -(-x.shape[1] // _TURNED) * _TURNED
-    room = _TURNED_APART_BYTES if apart else _TURNED_BYTES // images
-    return images * channels * min(pixels, max(_TURNED_PIXELS, room // (x.element_size() * channels)))
 
 
 def layer_backward(
@@ -167,9 +181,8 @@ def layer_backward(
     """
     inputs = _dense(inputs)
     x = inputs.x
-    image = x.element_size() * math.prod(_projected_shape(inputs, window, 1))
-    apart, images = _shares_backward(x, image)
-    shape = _projected_shape(inputs, window, images)
+    threads = torch.get_num_threads()
+    shape, apart, entries = _backward_plan(x.shape, inputs.query.shape[0], window.heads, threads)
     unwanted = ("grid",) if wants_x else ("grid", "x")
     grads = [
         None if given is None or name in unwanted else torch.empty_like(given)
@@ -184,11 +197,10 @@ def layer_backward(
     if projected is None:
         projected = _for_images("projected", x, shape)
     # x, turned, takes the place of q, k and v where they are no more needed.
-    entries = _turned_entries(x, images, apart)
     turned = scratch("turned", (entries,)) if kept or entries > projected.numel() else projected
     torch.ops.acmix_cpu.layer_backward(
         grad.contiguous(), *inputs, projected, kept, _for_images("gradients", x, shape), turned,
-        _code(inputs, shape[3:]), *grads[: _FIELDS.index("grid")], *grads[_FIELDS.index("grid") + 1 :],
-        *window, inputs.scale(window), torch.get_num_threads(), apart,
+        _code(inputs, shape[3:]), *grads[:_GRID], *grads[_GRID + 1 :],
+        *window, inputs.scale(window), threads, apart,
     )  # fmt: skip
     return tuple(grads)
