@@ -5,6 +5,7 @@
 
 namespace acmix::ACMIX_ISA {
 
+constexpr int kSums = 3;  // of entries, side by side: none waits for its own last step
 constexpr int64_t kSummedChannels = 32;  // in float; the sums of so many are added up in double
 
 // Sums of rows of `taps` entries, each times its factor; factors are `apart` from each other.
@@ -44,23 +45,27 @@ inline void pull_back_shifts(const Mixing& m, int64_t first, int64_t last) {
 // Gradients of the FC's rows first..last.
 inline void pull_back_mix(const Mixing& m, int64_t first, int64_t last) {
   constexpr int64_t lanes = Lanes<float>::count;
-  for (int64_t entry = first * m.pieces; entry < last * m.pieces; ++entry) {
-    const float* const shifts = m.shifts + entry / m.pieces * m.maps;
-    const float* const grads = m.grad_kernels + entry % m.pieces * m.maps;
-    double total = 0;
-    for (int64_t begin = 0; begin < m.channels; begin += kSummedChannels) {
-      Vector<float> sum{};
-      for (int64_t c = begin; c < least(begin + kSummedChannels, m.channels); ++c) {
-        const float *shift = shifts + c * m.maps * m.maps, *grad = grads + c * m.pieces * m.maps;
-        int64_t t = 0;
-        for (; t + lanes <= m.maps; t += lanes) sum += load(shift + t) * load(grad + t);
-        if (t < m.maps) sum += load_first(shift + t, m.maps - t) * load_first(grad + t, m.maps - t);
+  for (int64_t map = first; map < last; ++map) {
+    for (int64_t piece = 0; piece < m.pieces; piece += kSums) {
+      const int64_t count = least(kSums, m.pieces - piece);
+      double totals[kSums]{};
+      for (int64_t begin = 0; begin < m.channels; begin += kSummedChannels) {
+        Vector<float> sums[kSums]{};
+        for (int64_t c = begin; c < least(begin + kSummedChannels, m.channels); ++c) {
+          const float *shift = m.shifts + (c * m.maps + map) * m.maps, *grad = m.grad_kernels + (c * m.pieces + piece) * m.maps;
+          for (int64_t t = 0; t < m.maps; t += lanes) {
+            const int64_t rest = least(lanes, m.maps - t);
+            const Vector<float> of_map = load_first(shift + t, rest);
+            ACMIX_UNROLL
+            for (int64_t i = 0; i < kSums; ++i) sums[i] += of_map * load_first(grad + least(i, count - 1) * m.maps + t, rest);
+          }
+        }
+        float of_lanes[lanes];
+        sums_of_lanes<kSums>(sums, of_lanes);
+        for (int64_t i = 0; i < kSums; ++i) totals[i] += static_cast<double>(of_lanes[i]);
       }
-      float of_lanes[lanes];
-      sums_of_lanes<1>(&sum, of_lanes);
-      total += static_cast<double>(of_lanes[0]);
+      for (int64_t i = 0; i < count; ++i) m.grad_mix[map * m.pieces + piece + i] = static_cast<float>(totals[i]);
     }
-    m.grad_mix[entry] = static_cast<float>(total);
   }
 }
 
