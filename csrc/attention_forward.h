@@ -7,7 +7,7 @@ namespace acmix::ACMIX_ISA {
 constexpr int64_t kPackedBytes = 320 * 1024;  // of a unit's keys and values: what is in use is to stay in the second cache
 
 // Output rows of a unit: as many as have their keys and values in the cache, in blocks of equal size, each a multiple of
-// `group`; a rest of few rows is shared out among them. They depend on the shape alone, and so do the results.
+// `group`, or one more where a rest of few rows is shared out among them. They depend on the shape alone, and so do the results.
 ACMIX_APART inline int64_t rows_of_unit(const Attention& a, int64_t group) {
   const int64_t row_bytes = 2 * a.width * (a.columns + (a.kernel - 1) * a.dilation) * 4;
   const int64_t fitting = (kPackedBytes / row_bytes - (a.kernel - 1) * a.dilation) / a.stride / group * group;

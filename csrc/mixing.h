@@ -54,10 +54,11 @@ inline void pull_back_mix(const Mixing& m, int64_t first, int64_t last) {
         for (int64_t c = begin; c < least(begin + kSummedChannels, m.channels); ++c) {
           const float *shift = m.shifts + (c * m.maps + map) * m.maps, *grad = m.grad_kernels + (c * m.pieces + piece) * m.maps;
           for (int64_t t = 0; t < m.maps; t += lanes) {
-            const int64_t rest = least(lanes, m.maps - t);
-            const Vector<float> of_map = load_first(shift + t, rest);
+            const int64_t rest = m.maps - t;
+            const auto from = [&](const float* row) { return rest < lanes ? load_first(row + t, rest) : load(row + t); };
+            const Vector<float> of_map = from(shift);
             ACMIX_UNROLL
-            for (int64_t i = 0; i < kSums; ++i) sums[i] += of_map * load_first(grad + least(i, count - 1) * m.maps + t, rest);
+            for (int64_t i = 0; i < kSums; ++i) sums[i] += of_map * from(grad + least(i, count - 1) * m.maps);
           }
         }
         float of_lanes[lanes];

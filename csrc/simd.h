@@ -18,7 +18,7 @@
 #define ACMIX_VECTOR_BYTES 16
 #endif
 #define ACMIX_INLINE inline __attribute__((always_inline))
-// Inner loops that are long enough for a call: once in the library, however often they are used.
+// What is long enough for a call, inner loops above all: once in the library, however often it is used.
 #define ACMIX_APART __attribute__((noinline))
 #if defined(__clang__)
 #define ACMIX_UNROLL _Pragma("clang loop unroll(full)")
@@ -91,7 +91,7 @@ ACMIX_INLINE Vector<T> load_once(const T* from) {
   return value;
 }
 
-// The first `count` entries, fewer than a vector has, and zeros behind them, whose memory is not read.
+// The first `count` entries, as many as a vector has at most, and zeros behind them, whose memory is not read.
 ACMIX_INLINE Vector<float> load_first(const float* from, int64_t count) {
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);

@@ -13,6 +13,7 @@ import acmix.nn.acmix
 import acmix.ops.layer
 from acmix import ACmix
 from acmix.nn.position import coordinate_grid
+from acmix.ops.impl.cpu.layer import _shares_backward
 from fast_backends import INSTRUCTION_SETS, FastBackend, native, using
 from layer_answers import answers, errors, made
 
@@ -86,7 +87,8 @@ def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, m
     native_layer = sys.modules["acmix.ops.impl.cpu.layer"]  # the package has a function of that name
     monkeypatch.setattr(native_layer, "_BACKWARD_BYTES", 3 * 4 * x[:2].numel())  # two images at a time
     monkeypatch.setattr(native_layer, "_FORWARD_BYTES", 3 * 4 * x[:2].numel())
-    monkeypatch.setattr(native_layer, "_forward_plan", native_layer._forward_plan.__wrapped__)  # asked anew
+    for plan in ("_forward_plan", "_backward_plan"):  # asked anew
+        monkeypatch.setattr(native_layer, plan, getattr(native_layer, plan).__wrapped__)
     assert layer._inputs_at_once(x) is not None
     with using(FastBackend("cpu", instructions)):
         found = answers(layer, x, grad)
@@ -103,6 +105,25 @@ def test_it_is_as_exact_as_its_parts(case: str, instructions: str, kept: bool, m
     allowed = {name: max(2 * error, least[name]) for name, error in errors(in_parts, truth).items()}
     worse = {name: (error, allowed[name]) for name, error in errors(found, truth).items() if error > allowed[name]}
     assert worse == {}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2}, {"bias": False}, {"paths": "attention"}, {"paths": "convolution"}], ids=str
+)
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_a_large_image_alone_has_the_gradients_that_it_has_among_others(
+    options: dict[str, Any], instructions: str
+) -> None:
+    """Sums over the images of a batch: of others that give nothing, and of none."""
+    layer, x = made(32, options), torch.randn(1, 32, 57, 52)
+    grad = torch.randn_like(layer(x))
+    assert _shares_backward(x.shape, 4 * 3 * x.numel(), threads=1)[0]
+    with using(FastBackend("cpu", instructions)):
+        alone = answers(layer, x, grad)
+        among = answers(layer, torch.cat([x, x]), torch.cat([grad, torch.zeros_like(grad)]))
+    assert len(alone) > 2
+    for name, found in alone.items():
+        assert torch.equal(found, among[name][:1] if name in ("out", "x") else among[name]), name
 
 
 @pytest.mark.parametrize("name", ["x", *(name for name, _ in ACmix(8, 8).named_parameters())])

@@ -86,7 +86,7 @@ def test_a_batch_of_any_size_has_the_same_bits_on_any_number_of_threads(batch: i
     [(128, 128, 28), (64, 64, 48), (128, 32, 80), (64, 16, 80), (128, 128, 60)],
     ids=["kept", "computed again", "kept, x turned in pieces", "computed again, x turned apart", "shared"],
 )
-@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("batch", [1, 2, 5])
 def test_threads_with_images_of_their_own_give_the_same_gradients_in_any_number(
     channels: int, out_channels: int, side: int, batch: int
 ) -> None:

@@ -153,7 +153,7 @@ class _BackwardPlan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _backward_plan(x: tuple[int, ...], channels: int, heads: int, threads: int) -> _BackwardPlan:
-    """By the shapes alone, as the forward pass has it."""
+    """By the shapes and the number of threads alone."""
     _, in_channels, height, width = x
     image = (3, heads, channels // heads, height, width)
     apart, images = _shares_backward(x, 4 * math.prod(image), threads)
