@@ -126,6 +126,21 @@ def test_a_large_image_alone_has_the_gradients_that_it_has_among_others(
         assert torch.equal(found, among[name][:1] if name in ("out", "x") else among[name]), name
 
 
+@pytest.mark.parametrize("size", [(9, 12), (57, 52)], ids=str)
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+def test_gradients_have_the_same_bits_whether_projections_are_kept_or_computed_again(
+    instructions: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x, grad = made(64, {}), torch.randn(2, 64, *size), torch.randn(2, 64, *size)
+    with using(FastBackend("cpu", instructions)):
+        monkeypatch.setattr(acmix.ops.layer, "_KEPT_DEPTH", 0)
+        kept = answers(layer, x, grad)
+        monkeypatch.setattr(acmix.ops.layer, "_KEPT_DEPTH", 2**40)
+        again = answers(layer, x, grad)
+    assert kept.keys() == again.keys()
+    assert [name for name in kept if not torch.equal(kept[name], again[name])] == []
+
+
 @pytest.mark.parametrize("name", ["x", *(name for name, _ in ACmix(8, 8).named_parameters())])
 def test_each_gradient_alone(name: str) -> None:
     layer = made(8, {"kernel_att": 3})
