@@ -15,12 +15,12 @@ from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast, is_autocasting
-from acmix.ops.checks import check_positive, check_tensors, check_window
+from acmix.ops.checks import check_positive, check_tensors, check_window, is_usual_map
 from acmix.ops.collapsed import PathWeights, collapsed_path, runs_collapsed
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.layer import layer, runs_at_once
 from acmix.ops.problem import OpName
-from acmix.ops.tracing import is_jit_tracing, is_tracing
+from acmix.ops.tracing import is_jit_tracing
 
 __all__ = ["ACmix"]
 
@@ -153,7 +153,7 @@ class ACmix(TwoPaths):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] or [C_in, H, W] -> [B, C, H', W'] or [C, H', W']; the memory format follows the input."""
-        if not self._is_usual(x):
+        if not is_usual_map(x, self.in_channels, child_of(self, "query")._parameters.get("weight")):
             check_tensors("ACmix", {"the input": x})
             if x.dim() == 3:
                 return self.forward(x.unsqueeze(0)).squeeze(0)
@@ -220,14 +220,6 @@ class ACmix(TwoPaths):
         rows, biases = weight.flatten(3).flatten(1, 2), None if bias is None else bias.flatten(1)
         weights = PathWeights(rows, biases, self.fc_weight(pieces.dtype), kernels)
         return self.with_bias(collapsed_path(autocast(x), weights, **self._window()))
-
-    def _is_usual(self, x: Tensor) -> bool:
-        """Whether the checks would let the input pass, in fewer steps: they take as long as a small map's attention."""
-        if type(x) is not Tensor or is_tracing():
-            return False
-        weight = child_of(self, "query")._parameters.get("weight")
-        alike = weight is not None and x.dtype is weight.dtype is torch.float32 and x.is_cpu and weight.is_cpu
-        return alike and x.dim() == 4 and x.shape[1] == self.in_channels and 0 not in x.shape
 
     def _check_input(self, x: Tensor) -> None:
         if is_jit_tracing():
