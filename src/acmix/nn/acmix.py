@@ -15,10 +15,10 @@ from acmix.nn.position import check_step, coordinate_grid
 from acmix.nn.shift import Shift, ShiftInit
 from acmix.nn.two_paths import ACmixPaths, Factory, Paths, Rates, TwoPaths, Window, present
 from acmix.ops.autocast import autocast, is_autocasting
-from acmix.ops.checks import check_positive, check_tensors, check_window, is_usual_map
+from acmix.ops.checks import check_positive, check_tensors, check_window
 from acmix.ops.collapsed import PathWeights, collapsed_path, runs_collapsed
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
-from acmix.ops.layer import layer, runs_at_once
+from acmix.ops.layer import is_usual_map, layer, runs_at_once
 from acmix.ops.problem import OpName
 from acmix.ops.tracing import is_jit_tracing
 

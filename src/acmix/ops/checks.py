@@ -4,12 +4,9 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
-import torch
 from torch import Tensor
 
-from acmix.ops.tracing import is_tracing
-
-__all__ = ["check_positive", "check_scale", "check_tensors", "check_window", "is_usual_map"]
+__all__ = ["check_positive", "check_scale", "check_tensors", "check_window"]
 
 # float8 and less are formats to store numbers in: torch neither adds nor promotes them.
 _FEWEST_BYTES = 2
@@ -52,19 +49,3 @@ def check_tensors(op: str, tensors: Mapping[str, Tensor]) -> None:
         if x is not first and (x.dtype != first.dtype or x.device != first.device):
             there, here = f"{first_name} is {first.dtype} on {first.device}", f"{name} is {x.dtype} on {x.device}"
             raise TypeError(f"{op}: {there} but {here}, expected one dtype and one device.")
-
-
-def is_usual_map(x: object, channels: int, weight: Tensor | None) -> bool:
-    """Whether a map [B, channels, H, W] is one that no check would refuse, and the commonest on a CPU.
-
-    In fewer steps than the checks themselves, which take as long as a small map's attention.
-
-    Args:
-        x: what came.
-        channels: of the layer's input.
-        weight: one of the layer's; None where something computes it.
-    """
-    if type(x) is not Tensor or is_tracing() or weight is None:
-        return False
-    alike = x.dtype is weight.dtype is torch.float32 and x.is_cpu and weight.is_cpu
-    return alike and x.dim() == 4 and x.shape[1] == channels and 0 not in x.shape

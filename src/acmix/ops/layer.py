@@ -14,13 +14,29 @@ from acmix.ops.impl.cpu.limits import bounded_stride, reaches_far
 from acmix.ops.impl.layer_inputs import LayerInputs, LayerWindow
 from acmix.ops.library_layer import layer_op
 from acmix.ops.problem import Problem
-from acmix.ops.tracing import is_jit_tracing, is_watched
+from acmix.ops.tracing import is_jit_tracing, is_tracing, is_watched
 
-__all__ = ["layer", "runs_at_once"]
+__all__ = ["is_usual_map", "layer", "runs_at_once"]
 
 # Input channels from which on q, k and v stay for the backward pass. Of fewer they are computed again as soon as they
 # are written and read, and x alone stays. By the depth alone: so what is kept is proportional to the map.
 _KEPT_DEPTH = 128
+
+
+def is_usual_map(x: object, channels: int, weight: Tensor | None) -> bool:
+    """Whether a map [B, channels, H, W] is one that no check would refuse, and the commonest on a CPU.
+
+    In fewer steps than the checks themselves, which take as long as a small map's attention.
+
+    Args:
+        x: what came.
+        channels: of the layer's input.
+        weight: one of the layer's; None where something computes it.
+    """
+    if type(x) is not Tensor or is_tracing() or weight is None:
+        return False
+    alike = x.dtype is weight.dtype is torch.float32 and x.is_cpu and weight.is_cpu
+    return alike and x.dim() == 4 and x.shape[1] == channels and 0 not in x.shape
 
 
 def runs_at_once(x: Tensor, head_width: int, kernel_conv: int, window: LayerWindow, impl: str) -> bool:
