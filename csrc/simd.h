@@ -292,56 +292,42 @@ template <int64_t N>
 ACMIX_INLINE void powers_of_two(Vector<float>* x) {
   using V = Vector<float>;
   using I = Lanes<float>::Integer;
+#if defined(__AVX512F__) && !defined(__clang__)
+  // Adding 1.5 * 2^19 rounds to the nearest sixteenth and leaves it in the low bits. The lowest four choose one of the numbers
+  // 2^(i / 16), here less i * 2^19: so much is added with the others, which become the exponent.
+  const float rounder = 786432.0f, top = 0x1.c6b3f6p-5f;
+  const I sixteenths = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                        0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+  constexpr float factors[] = {0x1.ebfffap-3f, 0x1.62e430p-1f};
+  const auto power_of = [&](I bits) __attribute__((always_inline)) { return __builtin_shuffle(sixteenths, bits) + (bits << 19); };
+  const auto product = [](V power, V rest, V sum) __attribute__((always_inline)) { return (power * rest) * sum + power; };
+#else
+  // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits, here with the exponent's bias.
+  const float rounder = 12582912.0f + 127.0f, top = 0x1.4666a4p-13f;
+  constexpr float factors[] = {0x1.5f242ep-10f, 0x1.3b2822p-7f, 0x1.c6af12p-5f, 0x1.ebfbe2p-3f, 0x1.62e430p-1f, 1.0f};
+  const auto power_of = [](I bits) __attribute__((always_inline)) { return bits << 23; };
+  const auto product = [](V power, V, V sum) __attribute__((always_inline)) { return sum * power; };
+#endif
   V powers[N], sums[N];
   I vanish[N];
   ACMIX_UNROLL
   for (int i = 0; i < N; ++i) vanish[i] = x[i] < splat(-100.0f);
-#if defined(__AVX512F__) && !defined(__clang__)
-  // Adding 1.5 * 2^19 rounds to the nearest sixteenth and leaves it in the low bits. The lowest four choose one of the numbers
-  // 2^(i / 16), here less i * 2^19: so much is added with the others, which become the exponent.
-  const float rounder = 786432.0f;
-  const I sixteenths = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
-                        0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
-  constexpr float factors[] = {0x1.ebfffap-3f, 0x1.62e430p-1f};
   ACMIX_UNROLL
   for (int i = 0; i < N; ++i) powers[i] = x[i] + rounder;
   ACMIX_UNROLL
   for (int i = 0; i < N; ++i) x[i] -= powers[i] - rounder;
   ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) {
-    const I bits = reinterpret_cast<I>(powers[i]);
-    powers[i] = reinterpret_cast<V>(__builtin_shuffle(sixteenths, bits) + (bits << 19));
-  }
+  for (int i = 0; i < N; ++i) powers[i] = reinterpret_cast<V>(power_of(reinterpret_cast<I>(powers[i])));
   ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) sums[i] = splat(0x1.c6b3f6p-5f);
+  for (int i = 0; i < N; ++i) sums[i] = splat(top);
   ACMIX_UNROLL
-  for (int k = 0; k < 2; ++k) {
+  for (size_t k = 0; k < sizeof(factors) / sizeof(float); ++k) {
     ACMIX_UNROLL
     for (int i = 0; i < N; ++i) sums[i] = sums[i] * x[i] + factors[k];
   }
+  // By a product: a sum of bits could make a number of a NaN, which the rest and its sum are too.
   ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) x[i] = vanish[i] ? V{} : (powers[i] * x[i]) * sums[i] + powers[i];
-#else
-  // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits, here with the exponent's bias.
-  const float rounder = 12582912.0f + 127.0f;
-  constexpr float factors[] = {0x1.5f242ep-10f, 0x1.3b2822p-7f, 0x1.c6af12p-5f, 0x1.ebfbe2p-3f, 0x1.62e430p-1f, 1.0f};
-  ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) powers[i] = x[i] + rounder;
-  ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) x[i] -= powers[i] - rounder;
-  ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) powers[i] = reinterpret_cast<V>(reinterpret_cast<I>(powers[i]) << 23);
-  ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) sums[i] = splat(0x1.4666a4p-13f);
-  ACMIX_UNROLL
-  for (int k = 0; k < 6; ++k) {
-    ACMIX_UNROLL
-    for (int i = 0; i < N; ++i) sums[i] = sums[i] * x[i] + factors[k];
-  }
-  // By a product: a sum of bits could make a number of a NaN.
-  ACMIX_UNROLL
-  for (int i = 0; i < N; ++i) x[i] = vanish[i] ? V{} : sums[i] * powers[i];
-#endif
+  for (int i = 0; i < N; ++i) x[i] = vanish[i] ? V{} : product(powers[i], x[i], sums[i]);
 }
 
 // float64 is for checks, not for speed.
